@@ -1,0 +1,126 @@
+"""The verbs in a notebook.  Parse, call, display; nothing else."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from IPython.core.error import UsageError as IPythonUsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+
+from . import parsers
+from .errors import HfgpuError, UsageError
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _documented(verb: str) -> Callable[[_F], _F]:
+    """Gives a magic the help of its parser, which `%name?` then shows."""
+
+    def decorate(function: _F) -> _F:
+        function.__doc__ = "::\n\n" + parsers.parser_for(verb, "magic").format_help().rstrip()
+        return function
+
+    return decorate
+
+
+@magics_class
+class HfgpuMagics(Magics):
+    """Every magic of this package."""
+
+    shell: InteractiveShell
+
+    @line_magic
+    @_documented("check")
+    def gpucheck(self, line: str) -> None:
+        def call(options: Namespace) -> None:
+            from .checks import check
+
+            self._show(check(gpu=options.gpu, profile=options.profile, deep=options.deep), options)
+
+        _carry_out("check", line, call)
+
+    @cell_magic
+    @_documented("run")
+    def gpurun(self, line: str, cell: str) -> None:
+        def call(options: Namespace) -> None:
+            from .devices.catalog import parse_gpus
+
+            if options.into and not options.into.isidentifier():
+                raise UsageError(f"--into needs a variable name, not {options.into!r}.")
+            parse_gpus(options.gpu)  # a wrong name is told before torch is imported
+
+            from .virtual.runner import run_cell
+
+            source = self.shell.transform_cell(cell)
+            report = run_cell(source, self.shell.user_ns, gpu=options.gpu)
+            if options.into:
+                self.shell.user_ns[options.into] = report
+            self._show(report, options)
+
+        _carry_out("run", line, call)
+
+    @line_magic
+    @_documented("gpus")
+    def gpus(self, line: str) -> None:
+        def call(options: Namespace) -> None:
+            from .views.gpus import GPUList
+
+            self._show(GPUList.named(options.name), options)
+
+        _carry_out("gpus", line, call)
+
+    @line_magic
+    @_documented("help")
+    def gpuhelp(self, line: str) -> None:
+        def call(options: Namespace) -> None:
+            from .views.help_text import help_for
+
+            print(help_for(options.verb, "magic"))
+
+        _carry_out("help", line, call)
+
+    def _show(self, result: Any, options: Namespace) -> None:
+        """Text for a terminal, text and html for a notebook."""
+        from IPython.display import display
+
+        if hasattr(self.shell, "pt_app") or hasattr(self.shell, "prompt_for_code"):  # terminal IPython
+            from .views import _term
+
+            out = sys.stdout
+            _term.write(result.to_text(color=_term.wants_color(out), width=_term.columns(out)), out)
+            return
+        bundle = {"text/plain": result.to_text(color=False, width=80)}
+        if not options.plain:
+            bundle["text/html"] = result.to_html()
+        display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _carry_out(verb: str, line: str, call: Callable[[Namespace], None]) -> None:
+    """Parses and calls; a mistake becomes IPython's one line, a wish for help becomes the help."""
+    try:
+        call(parsers.parser_for(verb, "magic").parse(parsers.split(line)))
+    except parsers.HelpRequested as e:
+        print(e)
+    except HfgpuError as e:
+        # IPython prints this type as one line and stops "run all"; no traceback.
+        raise IPythonUsageError(str(e)) from None
+
+
+def register(shell: InteractiveShell) -> None:
+    """Adds the magics; a second time replaces them by themselves."""
+    shell.register_magics(HfgpuMagics)
+
+
+def unregister(shell: InteractiveShell) -> None:
+    """Removes what `register` added.  IPython has no call for that, so its tables are edited."""
+    manager = shell.magics_manager
+    for table in manager.magics.values():
+        for name in [n for n, f in table.items() if isinstance(getattr(f, "__self__", None), HfgpuMagics)]:
+            del table[name]
+    manager.registry.pop(HfgpuMagics.__name__, None)
