@@ -92,7 +92,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _nearest(message: str, parser: argparse.ArgumentParser) -> str:
-    """ " (did you mean --gpu?)" when an unknown option resembles a known one."""
+    """The known option that an unknown one resembles, as a question in brackets."""
     wrong = [w.split("=")[0] for w in message.split() if w.startswith("--")]
     if not message.startswith("unrecognized") or not wrong:
         return ""

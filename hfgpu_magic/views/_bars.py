@@ -1,0 +1,60 @@
+"""What fills a card at its fullest moment, as the ordered parts of one bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ..virtual.report import CATEGORIES, DeviceUse, Peak
+
+#: Parts of the card that are no program's tensors, in the order drawn after the categories.
+CACHED: Final = "cached, unused"
+CONTEXT: Final = "CUDA context"
+FREE: Final = "free"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stretch of the bar.  `letter` stands for it where there is no colour; `bytes` may be 0."""
+
+    name: str
+    letter: str
+    bytes: int
+
+
+def parts(by_category: dict[str, int], peak: Peak, total: int) -> list[Part]:
+    """Categories, then what the allocator holds unused, the context, and the rest; zeros left out.
+
+    The categories are taken when most was allocated and `reserved` when most was reserved, so the
+    unused cache is the difference of two peaks: what the process cannot give to anybody else.
+    """
+    named = [Part(c, c[0].upper(), by_category.get(c, 0)) for c in CATEGORIES]
+    named[-1] = Part("other", "X", by_category.get("other", 0))  # O is the optimizer's
+    allocated = sum(p.bytes for p in named)
+    named += [
+        Part(CACHED, "r", max(peak.reserved - allocated, 0)),
+        Part(CONTEXT, "c", max(peak.device - max(peak.reserved, allocated), 0)),
+    ]
+    named.append(Part(FREE, ".", max(total - sum(p.bytes for p in named), 0)))
+    return [p for p in named if p.bytes]
+
+
+def device_parts(device: DeviceUse) -> list[Part]:
+    """The same for one of several devices."""
+    return parts(device.by_category_at_peak, device.peak, device.total_memory)
+
+
+def cells(sizes: list[int], width: int) -> list[int]:
+    """`width` character cells shared out by size; nothing that exists gets none, and the sum is exact."""
+    total = sum(sizes)
+    if not total or width <= 0:
+        return [0] * len(sizes)
+    given = [max(1, round(s * width / total)) if s else 0 for s in sizes]
+    while sum(given) != width:
+        step = 1 if sum(given) < width else -1
+        # The largest part bears the rounding: there it is seen least.
+        candidates = [i for i, g in enumerate(given) if g > (1 if step < 0 else 0)]
+        if not candidates:
+            break
+        given[max(candidates, key=lambda i: given[i])] += step
+    return given
