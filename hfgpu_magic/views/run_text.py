@@ -86,7 +86,7 @@ def _failure(report: RunReport, width: int) -> str:
 
 
 def place(file: str | None, line: int | None) -> str:
-    """ "at train.py:31", or that no line of the user's own is to blame."""
+    """File and line as people say them; no file means that no line of the user's own is to blame."""
     if file is None:
         return "outside the program's own lines"
     name = Path(file).name if not file.startswith("<") else file
