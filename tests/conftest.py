@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fake_nvml"))
-import build as fake_nvml  # noqa: E402
+import build as fake_nvml
 
 Environment = dict[str, str]
 

@@ -7,9 +7,12 @@ import platform as _platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .na import NA
-from .snapshot import Number, Text
+
+if TYPE_CHECKING:
+    from .snapshot import Number, Text
 
 _KERNEL_MODULE = re.compile(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s")
 

@@ -85,7 +85,10 @@ class DeviceSnapshot:
     """(GPU instance id, compute instance id) of a MIG instance."""
     pci_bus_id: Text = NA
     sm_count: Number = NA
-    """Streaming multiprocessors; NVML does not tell for whole GPUs, so NA there without torch."""
+    """Streaming multiprocessors; NVML tells only for MIG instances."""
+    cores: Number = NA
+    """CUDA cores; with `max_sm_clock` a guess at which card CUDA calls the fastest."""
+    max_sm_clock: Number = NA
     processes: tuple[ProcessInfo, ...] | NotAvailable = NA
 
 
