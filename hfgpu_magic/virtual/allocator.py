@@ -1,0 +1,429 @@
+"""PyTorch's CUDA caching allocator, rule for rule, without memory.
+
+Each tensor of a virtual GPU goes through `malloc` and `free` here, so what `torch.cuda.memory_*` reports,
+which request fails and what could have been done about it follow from the same rules as on a real card.
+The rules were read in c10/cuda/CUDACachingAllocator.cpp (torch 2.4 to 2.14) and are checked by replaying
+recordings of real cards (`replay.py`).
+
+Not modelled: the cudaMallocAsync backend, sharing between processes, checkpointing a graph's pool.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import VirtualGPUError
+from .blocks import ADDRESS_BITS, ALLOCATED, DEAD, FREE, PENDING, Block, Pool, PrivatePool
+from .memory import AddressSpace, DeviceMemory
+from .segments import SMALL_SIZE, AllocationFailed, Observer, SegmentSource, always
+from .settings import MIN_BLOCK, AllocatorSettings
+from .snapshot import segments_of
+from .stats import RARE_STATS, PoolCounters, Stat, memory_stats
+
+__all__ = ["AllocationFailed", "AllocatorSettings", "Block", "CachingAllocator", "DeviceMemory"]
+
+
+class CachingAllocator(SegmentSource):
+    """The caching allocator of one device.
+
+    `device` is the card it takes segments from.  Tensors get addresses below `address_top`; the range of
+    `address_size` bytes should be several times the card, because fresh segments get fresh addresses.
+    `observer(action, address, size, stream)` hears segment_alloc, segment_free, segment_map,
+    segment_unmap and oom; nothing is paid for it when absent.
+
+    Safe against the two ways Python re-enters it: a collection that frees tensors in the middle of a call,
+    and another thread; such frees are done when the call is over.
+    """
+
+    def __init__(
+        self,
+        device: DeviceMemory,
+        settings: AllocatorSettings | None = None,
+        observer: Observer | None = None,
+        *,
+        address_top: int = 0x7F00_0000_0000,
+        address_size: int = 1 << 44,
+        ascending: bool = False,
+    ) -> None:
+        if address_top >> ADDRESS_BITS:
+            raise ValueError(f"device addresses have at most {ADDRESS_BITS} bits, got {address_top:#x}")
+        addresses = AddressSpace(address_top, address_size, ascending=ascending)
+        super().__init__(device, settings or AllocatorSettings(), observer, addresses)
+        self._events: list[tuple[int, Block]] = []  # (stream, freed block it still uses)
+        self._deferred_events: list[Block] = []
+        #: Asked for each freed block another stream still uses: has that stream finished with it?
+        self.stream_finished: Callable[[int, Block], bool] = always
+        self._busy = False
+        self._waiting: list[Block] = []
+        self._null = Block(0, 0, self._small.list_of(0), None, ALLOCATED)
+
+    # -- the two calls made for every tensor ---------------------------------------------------------
+
+    def malloc(self, nbytes: int, stream: int = 0) -> Block:
+        """A block for `nbytes` on `stream`; keep it and hand it to `free`.
+
+        0 bytes take nothing and have address 0.  Raises `AllocationFailed`.
+        """
+        if self._busy:
+            self._wait()
+        self._busy = True
+        try:
+            if self._events and not self._captures:
+                self.process_events()
+            if nbytes < MIN_BLOCK:
+                if nbytes <= 0:
+                    if nbytes < 0:
+                        raise ValueError(f"cannot allocate {nbytes} bytes")
+                    return self._null
+                size = MIN_BLOCK
+            elif self._roundup:
+                size = self._settings.round_size(nbytes)
+            else:
+                size = (nbytes + 511) & -512
+            pool = self._small if size <= SMALL_SIZE else self._large
+            if self._captures:
+                pool = self._pool_capturing(pool, stream)
+            home = pool.lists.get(stream)
+            if home is None:
+                home = pool.list_of(stream)
+            block: Block | None
+            if self._plain:
+                keys = home.keys
+                i = bisect_left(keys, size << ADDRESS_BITS)
+                if i < len(keys):
+                    del keys[i]
+                    block = home.blocks.pop(i)
+                else:
+                    block = self._grow(home, size, nbytes)
+            else:
+                block = self._search(home, size) or self._grow(home, size, nbytes)
+            prev, following = block.prev, block.next
+            rest = block.size - size
+            counters = home.counters
+            if rest > home.split_above and size < self._split_below:
+                upper = Block(block.address + size, rest, home, block.segment, FREE)
+                upper.requested = block.requested
+                upper.prev = block
+                upper.next = following
+                if following is not None:
+                    following.prev = upper
+                block.next = upper
+                block.size = size
+                key = (rest << ADDRESS_BITS) | upper.address
+                i = bisect_left(home.keys, key)
+                home.keys.insert(i, key)
+                home.blocks.insert(i, upper)
+                if self._ageing:
+                    upper.age_base = pool.lookups
+                if block.segment is None:
+                    if prev is not None or following is not None:
+                        counters.inactive_split_bytes.decrease(size)
+                    else:
+                        counters.inactive_split_bytes.increase(rest)
+                        counters.inactive_split.increase(1)
+            elif (prev is not None or following is not None) and block.segment is None:
+                counters.inactive_split_bytes.decrease(block.size)
+                counters.inactive_split.decrease(1)
+            block.state = ALLOCATED
+            block.requested = nbytes
+            size = block.size
+            counters.count += 1
+            counters.bytes += size
+            counters.requested += nbytes
+            counters.count_total += 1
+            counters.bytes_total += size
+            counters.requested_total += nbytes
+            self._rising = True
+            if size >= self._max_split:
+                self.oversize_allocations.increase(1)
+            return block
+        finally:
+            self._busy = False
+            if self._waiting:
+                self._free_waiting()
+
+    def free(self, block: Block) -> None:
+        """Take back a block from `malloc`.  Freeing one twice is an error."""
+        if self._busy:
+            self._waiting.append(block)
+            return
+        if block.state != ALLOCATED:
+            raise ValueError(f"{block!r} is not allocated")
+        if block is self._null:
+            return
+        self._busy = True
+        try:
+            if self._rising:
+                self._hot.note()
+                self._rising = False
+            counters = block.home.counters
+            counters.count -= 1
+            counters.bytes -= block.size
+            if block.size >= self._max_split:
+                self.oversize_allocations.decrease(1)
+            if block.streams is not None:
+                self._free_later(block)
+            else:
+                self._free_block(block)
+        finally:
+            self._busy = False
+            if self._waiting:
+                self._free_waiting()
+
+    def _free_block(self, block: Block) -> None:
+        """Put a block nobody uses any more back among the free ones, joined with free neighbours."""
+        home = block.home
+        counters = home.counters
+        counters.requested -= block.requested
+        keys, blocks = home.keys, home.blocks
+        subsumed = gone = 0
+        near = block.next
+        if near is not None and near.state == FREE:
+            i = bisect_left(keys, (near.size << ADDRESS_BITS) | near.address)
+            del keys[i], blocks[i]
+            subsumed, gone = near.size, 1
+            block.size += near.size
+            near.state = DEAD
+            block.next = near.next
+            if near.next is not None:
+                near.next.prev = block
+        near = block.prev
+        if near is not None and near.state == FREE:
+            i = bisect_left(keys, (near.size << ADDRESS_BITS) | near.address)
+            del keys[i], blocks[i]
+            subsumed += near.size
+            gone += 1
+            near.size += block.size
+            near.requested = block.requested
+            block.state = DEAD
+            near.next = block.next
+            if block.next is not None:
+                block.next.prev = near
+            block = near
+        block.state = FREE
+        key = (block.size << ADDRESS_BITS) | block.address
+        i = bisect_left(keys, key)
+        keys.insert(i, key)
+        blocks.insert(i, block)
+        if self._ageing:
+            block.age_base = home.pool.lookups
+        if block.segment is None:
+            if block.prev is not None or block.next is not None:
+                # the part that was in use joins what could not be returned to the device
+                counters.inactive_split_bytes.increase(block.size - subsumed)
+                if gone == 0:
+                    counters.inactive_split.increase(1)
+                elif gone == 2:
+                    counters.inactive_split.decrease(1)
+            elif gone:
+                counters.inactive_split_bytes.decrease(subsumed)
+                counters.inactive_split.decrease(gone)
+
+    def _wait(self) -> None:
+        """Another thread is inside a call; give it time to leave."""
+        for _ in range(5000):
+            time.sleep(0.001)
+            if not self._busy:
+                return
+        raise VirtualGPUError(
+            "The virtual allocator was called from inside itself. A finalizer or signal handler that "
+            "allocates device memory cannot run while an allocation is under way."
+        )
+
+    def _free_waiting(self) -> None:
+        while self._waiting and not self._busy:
+            self.free(self._waiting.pop())
+
+    def empty_cache(self) -> None:
+        """Release every segment that is wholly free, as `torch.cuda.empty_cache()`."""
+        if self._busy:
+            self._wait()
+        self._busy = True
+        try:
+            self._release_cached()
+        finally:
+            self._busy = False
+            self._free_waiting()
+
+    # -- streams -------------------------------------------------------------------------------------
+
+    def record_stream(self, block: Block, stream: int) -> None:
+        """`stream` uses the block too: once freed it stays taken until that stream is done with it."""
+        if stream == block.home.stream or block is self._null:
+            return
+        if block.streams is None:
+            block.streams = set()
+        block.streams.add(stream)
+
+    def _free_later(self, block: Block) -> None:
+        counters = block.home.counters
+        counters.pending_count += 1
+        counters.pending_bytes += block.size
+        block.state = PENDING
+        if self._captures:  # events cannot be asked during a capture
+            self._deferred_events.append(block)
+        else:
+            self._insert_events(block)
+
+    def _insert_events(self, block: Block) -> None:
+        streams = block.streams or set()
+        block.streams = None
+        block.events = len(streams)
+        self._events.extend((stream, block) for stream in sorted(streams))
+
+    def process_events(self) -> None:
+        """Free the blocks whose other streams have finished; done at the start of each `malloc`."""
+        for block in self._deferred_events:
+            self._insert_events(block)
+        self._deferred_events.clear()
+        self._finish_events(self.stream_finished)
+
+    def _finish_events(self, finished: Callable[[int, Block], bool]) -> None:
+        if not self._events:
+            return
+        if self._rising:
+            self._hot.note()
+            self._rising = False
+        waiting, self._events = self._events, []
+        blocked: set[int] = set()  # the events of one stream finish in order
+        for stream, block in waiting:
+            if stream in blocked or not finished(stream, block):
+                blocked.add(stream)
+                self._events.append((stream, block))
+                continue
+            block.events -= 1
+            if block.events == 0:
+                block.home.counters.pending_count -= 1
+                block.home.counters.pending_bytes -= block.size
+                self._free_block(block)
+
+    # -- CUDA graphs and memory pools ----------------------------------------------------------------
+
+    def begin_allocate_to_pool(
+        self, pool_id: tuple[int, int], captures: Callable[..., bool] = always
+    ) -> None:
+        """From now on serve the streams for which `captures(stream)` holds from the pool `pool_id`."""
+        if any(known == pool_id for known, _ in self._captures):
+            raise VirtualGPUError("beginAllocateToPool: already recording to mempool_id")
+        pool = self._private.get(pool_id)
+        if pool is None:
+            pool = self._private[pool_id] = PrivatePool(self._counters[True], self._counters[False])
+            self._set_split(pool.small, pool.large)
+        else:
+            pool.uses += 1
+        self._captures.append((pool_id, captures))
+
+    def end_allocate_to_pool(self, pool_id: tuple[int, int]) -> None:
+        """Undo `begin_allocate_to_pool`; what was allocated stays in the pool."""
+        for i, (known, _) in enumerate(self._captures):
+            if known == pool_id:
+                del self._captures[i]
+                return
+        raise VirtualGPUError("endAllocatePool: not currently recording to mempool_id")
+
+    def release_pool(self, pool_id: tuple[int, int]) -> None:
+        """One user of the pool less; without users its memory can go back to the device."""
+        pool = self._private[pool_id]
+        pool.uses -= 1
+        if pool.uses == 0:
+            self._freeable[pool_id] = pool
+
+    def _pool_capturing(self, default: Pool, stream: int) -> Pool:
+        for pool_id, captures in self._captures:
+            if captures(stream):
+                private = self._private[pool_id]
+                return private.small if default.small else private.large
+        return default
+
+    # -- numbers -------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """Allocated bytes and those freed but still used by another stream."""
+        return self.allocated + self._counters[0].pending_bytes + self._counters[1].pending_bytes
+
+    @property
+    def requested(self) -> int:
+        """Bytes the program asked for, before rounding."""
+        return self._counters[0].requested + self._counters[1].requested
+
+    @property
+    def max_allocated(self) -> int:
+        return self._peaks()[1]
+
+    @property
+    def max_reserved(self) -> int:
+        return self._totals.reserved_bytes.peak
+
+    @property
+    def max_active(self) -> int:
+        return self._peaks()[3]
+
+    @property
+    def max_requested(self) -> int:
+        return self._peaks()[4]
+
+    def _peaks(self) -> list[int]:
+        if self._rising:
+            self._hot.note()
+            self._rising = False
+        return self._hot.peaks[0]
+
+    @property
+    def num_device_alloc(self) -> int:
+        return self._cuda_mallocs + self._expandable.maps
+
+    @property
+    def num_device_free(self) -> int:
+        return self._cuda_frees + self._expandable.unmaps
+
+    @property
+    def private_pools(self) -> dict[tuple[int, int], PrivatePool]:
+        return self._private
+
+    @property
+    def counters(self) -> tuple[PoolCounters, PoolCounters]:
+        """Counters of the large pools and of the small ones."""
+        return self._counters
+
+    def heads(self) -> list[Block]:
+        """The lowest block of every segment and of every expandable range."""
+        return [*self._segments.values(), *self._expandable.heads.values()]
+
+    def hot_stats(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Counts that change with each tensor, as {stat: {pool kind: {metric: value}}}."""
+        self._peaks()
+        return self._hot.as_dicts()
+
+    def memory_stats(self) -> dict[str, int]:
+        """What `torch.cuda.memory_stats()` returns, key for key, sorted."""
+        return memory_stats(self)
+
+    def snapshot(self, device_index: int = 0) -> list[dict[str, Any]]:
+        """What `torch.cuda.memory_snapshot()` returns: every segment with its blocks."""
+        return segments_of(self, device_index)
+
+    def _rare_stats(self) -> list[Stat]:
+        large, small = self._counters
+        pairs = [getattr(side, name) for side in (large, small) for name in RARE_STATS]
+        found: list[Stat] = [pair.kind for pair in pairs] + [pair.all for pair in pairs[:4]]
+        return [*found, self.oversize_allocations, self.oversize_segments]
+
+    def reset_peak_stats(self) -> None:
+        """As `torch.cuda.reset_peak_memory_stats()`."""
+        self._peaks()
+        self._hot.reset_peaks()
+        for stat in self._rare_stats():
+            stat.reset_peak()
+
+    def reset_accumulated_stats(self) -> None:
+        """As `torch.cuda.reset_accumulated_memory_stats()`."""
+        self._hot.reset_accumulated()
+        for stat in self._rare_stats():
+            stat.reset_accumulated()
+        self.num_alloc_retries = self.num_ooms = self.num_sync_all_streams = self.num_oom_rejections = 0
+        self._cuda_mallocs = self._cuda_frees = 0
+        self._expandable.maps = self._expandable.unmaps = 0
