@@ -114,7 +114,7 @@ def _run(options: Namespace) -> int:
 
 
 def _gpus(options: Namespace) -> int:
-    from .views.gpus import GPUList
+    from .devices.gpu_list import GPUList
 
     _show(GPUList.named(options.name), as_json=options.json)
     return OK

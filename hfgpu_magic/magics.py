@@ -69,7 +69,7 @@ class HfgpuMagics(Magics):
     @_documented("gpus")
     def gpus(self, line: str) -> None:
         def call(options: Namespace) -> None:
-            from .views.gpus import GPUList
+            from .devices.gpu_list import GPUList
 
             self._show(GPUList.named(options.name), options)
 

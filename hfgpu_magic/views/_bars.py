@@ -44,12 +44,18 @@ def device_parts(device: DeviceUse) -> list[Part]:
     return parts(device.by_category_at_peak, device.peak, device.total_memory)
 
 
+def share(n: int, total: int) -> str:
+    """`n` of `total` in percent; what is there but tiny is not called 0."""
+    percent = 100 * n / max(total, 1)
+    return "<0.1%" if 0 < percent < 0.1 else f"{percent:.1f}%"
+
+
 def cells(sizes: list[int], width: int) -> list[int]:
-    """`width` character cells shared out by size; nothing that exists gets none, and the sum is exact."""
+    """`width` cells shared out by size, the sum exact; a quarter of a cell is the least that shows."""
     total = sum(sizes)
     if not total or width <= 0:
         return [0] * len(sizes)
-    given = [max(1, round(s * width / total)) if s else 0 for s in sizes]
+    given = [max(1, round(s * width / total)) if s * width * 4 >= total else 0 for s in sizes]
     while sum(given) != width:
         step = 1 if sum(given) < width else -1
         # The largest part bears the rounding: there it is seen least.

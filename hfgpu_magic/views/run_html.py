@@ -8,7 +8,7 @@ from typing import Final
 
 from ..units import format_bytes
 from ..virtual.report import DeviceUse, RunReport, TimelinePoint
-from ._bars import CACHED, CONTEXT, FREE, Part, device_parts, parts
+from ._bars import CACHED, CONTEXT, FREE, Part, device_parts, parts, share
 from ._style import CATEGORY_COLORS, block, page, state
 from .run_text import place, summary, time_line
 
@@ -30,7 +30,8 @@ def run_html(report: RunReport) -> str:
         body += [_device(d) for d in report.devices]
     else:
         shown = parts(report.by_category_at_peak, report.peak, report.total_memory)
-        body.append(_bar(shown, report.total_memory, report.gpu))
+        asked = report.oom.requested if report.oom and report.outcome == "oom" else 0
+        body.append(_bar(shown, report.total_memory, report.gpu, asked))
     body.append(f'<p class="hfgpu-dim">{escape(time_line(report))}</p>')
     body += [_timeline(report), _holdings(report), _notes(report.notes)]
     return block("run", "".join(body))
@@ -61,7 +62,7 @@ def _device(device: DeviceUse) -> str:
     return f"<h4>{escape(title)}</h4>" + _bar(device_parts(device), device.total_memory, title)
 
 
-def _bar(shown: list[Part], total: int, name: str) -> str:
+def _bar(shown: list[Part], total: int, name: str, asked: int = 0) -> str:
     """The stacked bar and its table twin, which carries the words and numbers."""
     whole = max(total, sum(p.bytes for p in shown), 1)
     said = ", ".join(f"{p.name} {format_bytes(p.bytes)}" for p in shown)
@@ -69,9 +70,14 @@ def _bar(shown: list[Part], total: int, name: str) -> str:
     rows = "".join(
         f'<tr><th scope="row"><span class="hfgpu-swatch {_CLASSES.get(p.name, "")}"{_paint(p.name)}></span>'
         f'{escape(p.name)}</th><td class="hfgpu-num">{format_bytes(p.bytes)}</td>'
-        f'<td class="hfgpu-num">{p.bytes / whole:.1%}</td></tr>'
+        f'<td class="hfgpu-num">{share(p.bytes, whole)}</td></tr>'
         for p in shown
     )
+    if asked:
+        rows += (
+            f'<tr><th scope="row">{state("fail", "asked for")}</th>'
+            f'<td class="hfgpu-num">{format_bytes(asked)}</td><td class="hfgpu-num">{share(asked, whole)}</td></tr>'
+        )
     return (
         f'<div class="hfgpu-bar" role="img" aria-label="{escape(f"{name} when it was fullest: {said}")}">'
         f"{segments}</div>"
@@ -81,12 +87,12 @@ def _bar(shown: list[Part], total: int, name: str) -> str:
     )
 
 
-def _segment(part: Part, share: float) -> str:
-    wide = share >= _LABELLED
+def _segment(part: Part, of_bar: float) -> str:
+    wide = of_bar >= _LABELLED
     classes = f"hfgpu-part {'' if wide else 'hfgpu-part-thin '}{_CLASSES.get(part.name, '')}".strip()
-    title = escape(f"{part.name}: {format_bytes(part.bytes)} ({share:.1%})")
-    label = escape(part.name) if wide else ""
-    return f'<div class="{classes}" title="{title}"{_paint(part.name, f"width:{share:.4%}")}>{label}</div>'
+    title = escape(f"{part.name}: {format_bytes(part.bytes)} ({of_bar:.1%})")
+    label = f"<span>{escape(part.name)}</span>" if wide else ""
+    return f'<div class="{classes}" title="{title}"{_paint(part.name, f"width:{of_bar:.4%}")}>{label}</div>'
 
 
 def _paint(name: str, more: str = "") -> str:
@@ -103,7 +109,7 @@ def _timeline(report: RunReport) -> str:
         return ""
     context = report.peak.device - report.peak.reserved
     limit = max(report.total_memory - context, 1)
-    top = max(limit, max(p.reserved for p in points), max(p.allocated for p in points))
+    top = max(limit, *(max(p.reserved, p.allocated) for p in points))
     drawn = _thinned(points, _COLUMNS)
     first, last = drawn[0].operation, drawn[-1].operation
     span = max(last - first, 1)
@@ -122,8 +128,12 @@ def _timeline(report: RunReport) -> str:
     most = max(p.allocated for p in points)
     said = f"Memory over {last - first:,} device operations; allocated peaks at {format_bytes(most)}"
     rows = "".join(
-        f'<tr><td class="hfgpu-num">{p.operation:,}</td><td class="hfgpu-num">{format_bytes(p.allocated)}</td>'
-        f'<td class="hfgpu-num">{format_bytes(p.reserved)}</td></tr>'
+        "<tr>"
+        + "".join(
+            f'<td class="hfgpu-num">{v}</td>'
+            for v in (f"{p.operation:,}", format_bytes(p.allocated), format_bytes(p.reserved))
+        )
+        + "</tr>"
         for p in _thinned(points, _ROWS)
     )
     return (
@@ -137,7 +147,8 @@ def _timeline(report: RunReport) -> str:
         f'<div class="hfgpu-axis"><span>operation {first:,}</span>'
         '<span><span class="hfgpu-key hfgpu-key-allocated"></span>allocated</span>'
         '<span><span class="hfgpu-key hfgpu-key-reserved"></span>reserved</span>'
-        f'<span><span class="hfgpu-key hfgpu-key-limit"></span>room beside the context: {format_bytes(limit)}</span>'
+        '<span><span class="hfgpu-key hfgpu-key-limit"></span>'
+        f"room beside the context: {format_bytes(limit)}</span>"
         f"<span>{last:,}</span></div></div>"
         "<details><summary>The same as a table</summary>"
         '<table class="hfgpu-table"><thead><tr><th scope="col" class="hfgpu-num">operation</th>'
@@ -147,12 +158,13 @@ def _timeline(report: RunReport) -> str:
 
 
 def _thinned(points: tuple[TimelinePoint, ...], most: int) -> list[TimelinePoint]:
-    """At most about `most` points: of each stretch the one with most allocated, so no peak is lost."""
+    """About `most` points: the ends, and of each stretch the one with most allocated, so no peak is lost."""
     if len(points) <= most:
         return list(points)
-    stretches = (points[len(points) * i // most : len(points) * (i + 1) // most] for i in range(1, most - 1))
-    inner = [max(s, key=lambda p: (p.allocated, p.reserved)) for s in stretches]
-    return [points[0], *inner, points[-1]]
+    stretches = (points[len(points) * i // most : len(points) * (i + 1) // most] for i in range(most))
+    highest = [max(s, key=lambda p: (p.allocated, p.reserved)) for s in stretches]
+    ends = [p for p in (points[0], points[-1]) if p not in highest]
+    return sorted([*highest, *ends], key=lambda p: p.operation)
 
 
 def _holdings(report: RunReport) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..units import format_bytes, format_seconds
 from ..virtual.report import DeviceUse, RunReport
-from ._bars import CACHED, CONTEXT, FREE, Part, cells, device_parts, parts
+from ._bars import CACHED, CONTEXT, FREE, Part, cells, device_parts, parts, share
 from ._term import paint
 
 _COLORS: Final = {
@@ -46,13 +46,12 @@ def summary(report: RunReport) -> tuple[str, str]:
         asked = format_bytes(report.oom.requested) if report.oom else "more"
         return (
             "fail",
-            f"Out of memory on {report.gpu}: {asked} more was asked for with {peak} of {total} taken",
+            f"Out of memory on {report.gpu}: {asked} more asked for; the peak was {peak} of {total}",
         )
     if report.outcome == "error":
         return "fail", f"The program failed on {report.gpu}; until then it took {peak} of {total}"
-    share = f"{report.peak.device / report.total_memory:.0%}" if report.total_memory else "?"
-    spare = format_bytes(report.headroom)
-    return "pass", f"Fits on {report.gpu}: {peak} of {total} at the peak ({share}), {spare} to spare"
+    used, spare = share(report.peak.device, report.total_memory), format_bytes(report.headroom)
+    return "pass", f"Fits on {report.gpu}: {peak} of {total} at the peak ({used}), {spare} to spare"
 
 
 def time_line(report: RunReport) -> str:
@@ -77,7 +76,7 @@ def _failure(report: RunReport, width: int) -> str:
         caught = " (the program caught it and went on)" if report.oom.caught else ""
         lines.append(f"Ran out {where}{caught}")
         if report.oom.code:
-            lines.append(f"    {report.oom.code.strip()}")
+            lines.append(f"    {report.oom.code.strip()}"[:width])
         lines += textwrap.wrap(report.oom.message, width, initial_indent="  ", subsequent_indent="  ")
     if report.error:
         last = [line for line in report.error.splitlines() if line.strip()][-1:]
@@ -97,9 +96,11 @@ def _devices(report: RunReport, color: bool, width: int) -> str:
     if len(report.devices) > 1:
         return "\n\n".join(_device(d, color, width) for d in report.devices)
     shown = parts(report.by_category_at_peak, report.peak, report.total_memory)
-    return "\n".join(
-        [_bar(shown, color, width), *_table(shown, report.total_memory, color), time_line(report)]
-    )
+    table = _table(shown, report.total_memory, color)
+    if report.oom and report.outcome == "oom":
+        asked = report.oom.requested
+        table.append(f"  ! {'asked for':<16}{format_bytes(asked):>12}{share(asked, report.total_memory):>9}")
+    return "\n".join([_bar(shown, color, width), *table, time_line(report)])
 
 
 def _device(device: DeviceUse, color: bool, width: int) -> str:
@@ -121,7 +122,7 @@ def _table(shown: list[Part], total: int, color: bool) -> list[str]:
     rows = []
     for p in shown:
         key = paint(p.letter, *_COLORS[p.name], color=color)
-        rows.append(f"  {key} {p.name:<16}{format_bytes(p.bytes):>12}{p.bytes / max(total, 1):>9.1%}")
+        rows.append(f"  {key} {p.name:<16}{format_bytes(p.bytes):>12}{share(p.bytes, total):>9}")
     return rows
 
 
