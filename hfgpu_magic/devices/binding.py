@@ -21,7 +21,8 @@ _REQUIRED = ("nvmlDeviceGetMigMode", "nvmlDeviceGetCudaComputeCapability", "nvml
 _FIRST_THIN_PYNVML = 12
 
 
-def _installed(distribution: str) -> Text:
+def installed_version(distribution: str) -> Text:
+    """Version of an installed distribution by its metadata, without importing it."""
     # Imported here: `importlib.metadata` costs more than all of NVML does.
     from importlib.metadata import PackageNotFoundError, version
 
@@ -33,10 +34,12 @@ def _installed(distribution: str) -> Text:
 
 def nvml_package_version() -> Text:
     """Version of the installed `nvidia-ml-py`."""
-    return _installed("nvidia-ml-py")
+    return installed_version("nvidia-ml-py")
 
 
-def clashing_packages(module: ModuleType, installed: Callable[[str], Text] = _installed) -> Iterator[str]:
+def clashing_packages(
+    module: ModuleType, installed: Callable[[str], Text] = installed_version
+) -> Iterator[str]:
     """One sentence, with the command that repairs it, for what shadows or may shadow `nvidia-ml-py`."""
     clashing = []
     if version := installed("nvidia-ml-py3"):

@@ -49,7 +49,7 @@ def _speed(card: DeviceSnapshot) -> tuple[float, tuple[int, int], int]:
 
 
 def cuda_order(
-    devices: Sequence[DeviceSnapshot], order: str | None = None
+    devices: Sequence[DeviceSnapshot], order: str | None = None, *, backend: str = "cuda"
 ) -> tuple[tuple[DeviceSnapshot, ...], bool]:
     """Whole, working GPUs in the order CUDA numbers them, and whether that order is a guess.
 
@@ -57,9 +57,9 @@ def cuda_order(
     which NVIDIA publishes no formula.  Cards of one kind keep the bus order; unlike cards are ranked by
     cores x clock, and the answer is then marked as a guess.
     """
-    cards = [d for d in devices if d.backend == "cuda" and d.mig_parent is None and d.state == "ok"]
+    cards = [d for d in devices if d.backend == backend and d.mig_parent is None and d.state == "ok"]
     cards.sort(key=lambda d: d.index)
-    if order == "PCI_BUS_ID":
+    if order == "PCI_BUS_ID" or backend != "cuda":
         return tuple(cards), False
     kinds = {(str(d.name), d.capability, d.total) for d in cards}
     return tuple(sorted(cards, key=_speed, reverse=True)), len(kinds) > 1
@@ -71,13 +71,15 @@ def parse_visible(
     *,
     order: str | None = None,
     variable: str = "CUDA_VISIBLE_DEVICES",
+    backend: str = "cuda",
 ) -> Visible:
     """What CUDA makes of `value` on a machine with these devices.
 
     `value` None is "not set": all devices.  "" and "-1" hide all of them on purpose.  `order` is the
-    value of CUDA_DEVICE_ORDER.
+    value of CUDA_DEVICE_ORDER.  AMD's variables follow the same rules with `backend` "rocm", whose
+    devices always keep the driver's order.
     """
-    cards, guess = cuda_order(devices, order)
+    cards, guess = cuda_order(devices, order, backend=backend)
     reader = _Reader(value or "", cards, devices, variable)
     if value is None:
         chosen = list(cards)
