@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.resources
 import re
-import statistics
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hfgpu_magic.errors import UnknownGPUError, UsageError
@@ -108,36 +107,40 @@ def parse_gpus(spec: str) -> tuple[GPU, int]:
 
 @functools.cache
 def _load() -> tuple[GPU, ...]:
-    path = importlib.resources.files(__package__) / "gpus.toml"
+    path = Path(__file__).with_name("gpus.toml")
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     rows: list[dict[str, Any]] = table["gpu"]
     for row in rows:
-        row["chip"] = table["chips"][row["chip"]]
-    kept = _kept_shares(rows)
-    by_name = {row["name"]: row for row in rows}
-    seen = []
-    for report in context_size.observations():
-        row = by_name[report.card]
-        capability = (row["chip"]["capability"][0], row["chip"]["capability"][1])
-        stack = context_size.stack_reservation(capability, row["sm_count"])
-        seen.append((report.context, stack, row["chip"]["architecture"]))
-    return tuple(_card(row, kept, seen) for row in rows)
+        row["chip_name"] = row["chip"]
+        row["chip"] = table["chips"][row["chip_name"]]
+    kept = _kept_by_driver(rows)
+    law = _context_law(rows)
+    return tuple(_card(row, kept, law) for row in rows)
 
 
-def _card(row: dict[str, Any], kept: dict[str, float], seen: list[tuple[int, int, str]]) -> GPU:
+def _context_law(rows: list[dict[str, Any]]) -> context_size.ContextLaw:
+    threads = {row["name"]: context_size.resident_threads(_capability(row), row["sm_count"]) for row in rows}
+    return context_size.fit([(threads[seen.card], seen.context) for seen in context_size.observations()])
+
+
+def _capability(row: dict[str, Any]) -> tuple[int, int]:
+    major, minor = row["chip"]["capability"]
+    return major, minor
+
+
+def _card(row: dict[str, Any], kept: dict[str, int], law: context_size.ContextLaw) -> GPU:
     chip = row["chip"]
-    capability = (chip["capability"][0], chip["capability"][1])
+    capability = _capability(row)
     nvml: int | NotAvailable = row["nvml_mib"] * MiB if "nvml_mib" in row else NA
     if "memory_total" in row:
         total = _size(row["memory_total"])
         memory_source = row["memory_source"]
     else:
         assert not isinstance(nvml, NotAvailable)
-        share = kept.get(chip["architecture"], kept["all"])
-        total = round(nvml * (1 - share)) // MiB * MiB
-        memory_source = (
-            f"derived: nvidia-smi's total less {share:.1%}, as {chip['architecture']} drivers keep"
-        )
+        family = next(f for f in (row["chip_name"], chip["architecture"], "any") if f in kept)
+        total = nvml - kept[family]
+        reserve = f"{kept[family] // MiB} MiB, the driver's median share on {family} cards"
+        memory_source = f"derived: nvidia-smi's total less {reserve}"
     others = [total, *(_size(s) for s in row.get("memory_seen", ()))]
     clock = row["boost_mhz"] * 1e6
     tensor_clock = row.get("tensor_mhz", row["boost_mhz"]) * 1e6
@@ -145,7 +148,7 @@ def _card(row: dict[str, Any], kept: dict[str, float], seen: list[tuple[int, int
         dtype: row["sm_count"] * flops * (clock if dtype in ("fp32", "fp64") else tensor_clock)
         for dtype, flops in chip["flops"].items()
     }
-    context = context_size.estimate(capability, row["sm_count"], seen)
+    context = law.size(capability, row["sm_count"])
     return GPU(
         name=row["name"],
         driver_name=row["driver_name"],
@@ -161,10 +164,10 @@ def _card(row: dict[str, Any], kept: dict[str, float], seen: list[tuple[int, int
         bandwidth=row["bandwidth_gbs"] * 1e9,
         rates=rates,
         l2=round(row["l2_mib"] * MiB),
-        context=context.size,
-        context_low=context.low,
-        context_high=context.high,
-        context_source=context.source,
+        context=context,
+        context_low=round(context * law.low),
+        context_high=round(context * law.high),
+        context_source=f"line through {law.reports} out-of-memory messages, their 10th to 90th percentile",
         kind=row["kind"],
         lenders=tuple(row.get("lenders", ())),
         aliases=tuple(row.get("aliases", ())),
@@ -176,15 +179,16 @@ def _size(value: int | str) -> int:
     return value if isinstance(value, int) else context_size.parse_size(value)
 
 
-def _kept_shares(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Share of nvidia-smi's total that torch does not see: median by architecture, and over "all"."""
-    shares: dict[str, list[float]] = {"all": []}
+def _kept_by_driver(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Bytes of nvidia-smi's total that torch does not see: median by chip, by architecture, and of "any"."""
+    kept: dict[str, list[int]] = {}
     for row in rows:
         if "nvml_mib" in row and "memory_total" in row:
-            share = 1 - _size(row["memory_total"]) / (row["nvml_mib"] * MiB)
-            shares["all"].append(share)
-            shares.setdefault(row["chip"]["architecture"], []).append(share)
-    return {architecture: statistics.median(values) for architecture, values in shares.items()}
+            difference = row["nvml_mib"] * MiB - _size(row["memory_total"])
+            for family in (row["chip_name"], row["chip"]["architecture"], "any"):
+                kept.setdefault(family, []).append(difference)
+    # To whole MiB, the grain of both figures.
+    return {family: round(context_size.median(values) / MiB) * MiB for family, values in kept.items()}
 
 
 # ---------------------------------------------------------------------------------------------- names

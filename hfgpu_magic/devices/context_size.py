@@ -3,26 +3,25 @@
 PyTorch's message says how much the process holds on the device, how much of that the allocator has
 handed out and how much it keeps in reserve.  The remainder is memory the allocator never saw: the
 context itself, the code of the kernels loaded so far, and what libraries took on their own.
-`contexts.csv` holds such messages, one a row.
+`contexts.csv` holds such messages, one a row; `torch` there is what the wording tells of the version.
 
-What a context is made of, mostly, is the stack ("local memory") that the driver reserves for every
-thread that can be resident: 1 KiB by default for each of sm_count x threads-per-SM threads.  So a card
-is estimated as that product plus the remainder that the observed cards show: no number per card.
+The remainder turns out to be a straight line in the number of threads the card can hold at once
+(multiprocessors x threads each): the driver reserves stack and state for every one of them, whatever
+the program does.  The line is found here, from the rows, by medians (Theil and Sen), so that a
+message from a process with another library's memory in it cannot bend it.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
-import importlib.resources
+import itertools
 import re
-import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hfgpu_magic.units import GiB, KiB, MiB
-
-STACK_PER_THREAD = KiB
-"""Bytes of local memory reserved for each resident thread: the default of `cudaLimitStackSize`."""
 
 THREADS_PER_SM: dict[tuple[int, int], int] = {
     (6, 0): 2048, (6, 1): 2048, (7, 0): 2048, (7, 5): 1024, (8, 0): 2048, (8, 6): 1536, (8, 7): 1536,
@@ -50,13 +49,17 @@ class ContextObservation:
 
 
 @dataclass(frozen=True)
-class ContextEstimate:
-    """Bytes; `low` and `high` are the extremes seen, `source` says from what."""
+class ContextLaw:
+    """context = base + per_thread x resident threads, in bytes; `low` and `high` scale it to the spread."""
 
-    size: int
-    low: int
-    high: int
-    source: str
+    base: float
+    per_thread: float
+    low: float
+    high: float
+    reports: int
+
+    def size(self, capability: tuple[int, int], sm_count: int) -> int:
+        return round(self.base + self.per_thread * resident_threads(capability, sm_count))
 
 
 def parse_size(text: str) -> int:
@@ -70,7 +73,7 @@ def parse_size(text: str) -> int:
 @functools.cache
 def observations() -> tuple[ContextObservation, ...]:
     """The rows of contexts.csv."""
-    path = importlib.resources.files(__package__) / "contexts.csv"
+    path = Path(__file__).with_name("contexts.csv")
     rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
     return tuple(
         ContextObservation(
@@ -85,18 +88,29 @@ def observations() -> tuple[ContextObservation, ...]:
     )
 
 
-def stack_reservation(capability: tuple[int, int], sm_count: int) -> int:
-    """Bytes of stack for all threads the card can hold at once."""
-    return sm_count * THREADS_PER_SM[capability] * STACK_PER_THREAD
+def resident_threads(capability: tuple[int, int], sm_count: int) -> int:
+    """Threads the card can hold at once."""
+    return sm_count * THREADS_PER_SM[capability]
 
 
-def estimate(capability: tuple[int, int], sm_count: int, seen: list[tuple[int, int, str]]) -> ContextEstimate:
-    """Context of a card, from `seen` rows of (context, stack reservation, architecture)."""
-    stack = stack_reservation(capability, sm_count)
-    rest = [context - own_stack for context, own_stack, _ in seen]
-    return ContextEstimate(
-        stack + round(statistics.median(rest)),
-        stack + min(rest),
-        stack + max(rest),
-        f"stack of all resident threads + median remainder of {len(rest)} reports",
-    )
+def fit(points: Sequence[tuple[int, int]]) -> ContextLaw:
+    """The law behind `points` of (resident threads, bytes of context)."""
+    slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in itertools.combinations(points, 2) if x1 != x2]
+    per_thread = median(slopes)
+    base = median([y - per_thread * x for x, y in points])
+    ratios = [y / (base + per_thread * x) for x, y in points]
+    return ContextLaw(base, per_thread, quantile(ratios, 0.1), quantile(ratios, 0.9), len(points))
+
+
+# Not from `statistics`: importing it costs more than reading the whole catalog.
+def median(values: Sequence[float]) -> float:
+    return quantile(values, 0.5)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The `q`-quantile, straight lines between the sorted values."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
