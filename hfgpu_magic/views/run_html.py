@@ -76,7 +76,8 @@ def _bar(shown: list[Part], total: int, name: str, asked: int = 0) -> str:
     if asked:
         rows += (
             f'<tr><th scope="row">{state("fail", "asked for")}</th>'
-            f'<td class="hfgpu-num">{format_bytes(asked)}</td><td class="hfgpu-num">{share(asked, whole)}</td></tr>'
+            f'<td class="hfgpu-num">{format_bytes(asked)}</td>'
+            f'<td class="hfgpu-num">{share(asked, whole)}</td></tr>'
         )
     return (
         f'<div class="hfgpu-bar" role="img" aria-label="{escape(f"{name} when it was fullest: {said}")}">'
