@@ -303,10 +303,13 @@ class CachingAllocator(SegmentSource):
     # -- CUDA graphs and memory pools ----------------------------------------------------------------
 
     def begin_allocate_to_pool(
-        self, pool_id: tuple[int, int], captures: Callable[..., bool] = always
+        self, pool_id: tuple[int, int], captures: Callable[..., bool] = always, *, graph: bool = True
     ) -> None:
-        """From now on serve the streams for which `captures(stream)` holds from the pool `pool_id`."""
-        if any(known == pool_id for known, _ in self._captures):
+        """From now on serve the streams for which `captures(stream)` holds from the pool `pool_id`.
+
+        `graph`: for a CUDA graph capture (during which the cache cannot be released), not a MemPool.
+        """
+        if any(known == pool_id for known, _, _ in self._captures):
             raise VirtualGPUError("beginAllocateToPool: already recording to mempool_id")
         pool = self._private.get(pool_id)
         if pool is None:
@@ -314,11 +317,11 @@ class CachingAllocator(SegmentSource):
             self._set_split(pool.small, pool.large)
         else:
             pool.uses += 1
-        self._captures.append((pool_id, captures))
+        self._captures.append((pool_id, captures, graph))
 
     def end_allocate_to_pool(self, pool_id: tuple[int, int]) -> None:
         """Undo `begin_allocate_to_pool`; what was allocated stays in the pool."""
-        for i, (known, _) in enumerate(self._captures):
+        for i, (known, _, _) in enumerate(self._captures):
             if known == pool_id:
                 del self._captures[i]
                 return
@@ -332,7 +335,7 @@ class CachingAllocator(SegmentSource):
             self._freeable[pool_id] = pool
 
     def _pool_capturing(self, default: Pool, stream: int) -> Pool:
-        for pool_id, captures in self._captures:
+        for pool_id, captures, _ in self._captures:
             if captures(stream):
                 private = self._private[pool_id]
                 return private.small if default.small else private.large

@@ -98,7 +98,8 @@ class SegmentSource:
         self._expandable = ExpandableSegments(device, addresses, self._report)
         self._private: dict[tuple[int, int], PrivatePool] = {}
         self._freeable: dict[tuple[int, int], PrivatePool] = {}
-        self._captures: list[tuple[tuple[int, int], Callable[[int], bool]]] = []
+        #: pool, the streams it serves, whether a CUDA graph is being captured
+        self._captures: list[tuple[tuple[int, int], Callable[[int], bool], bool]] = []
         self._limit: int | None = None  # bytes allowed by the memory fraction
         self.num_alloc_retries = self.num_ooms = self.num_sync_all_streams = self.num_oom_rejections = 0
         self._cuda_mallocs = self._cuda_frees = 0
@@ -152,8 +153,13 @@ class SegmentSource:
         )
 
     def set_memory_fraction(self, fraction: float) -> None:
-        """Allow `fraction` of the card's total, as `torch.cuda.set_per_process_memory_fraction`."""
-        self._limit = int(fraction * self.device.total)
+        """Allow `fraction` of the card's total, as `torch.cuda.set_per_process_memory_fraction`.
+
+        1.0 lifts the limit, as in torch 2.12 and later.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
+        self._limit = int(fraction * self.device.total) if fraction < 1 else None
         self._set_search()
 
     # -- getting memory from the device --------------------------------------------------------------
@@ -200,10 +206,17 @@ class SegmentSource:
             segment_size = self._settings.large_segment_size
         else:
             segment_size = -(-size // ROUND_LARGE) * ROUND_LARGE
+        if (
+            self._settings.throw_on_cudamalloc_oom
+            and self._limit is not None
+            and self.reserved + segment_size > self._limit
+        ):
+            self.num_oom_rejections += 1
+            raise self._out_of_memory(home.stream, requested, size, segment_size, preempted=True)
         block = self._take_segment(home, size, segment_size)
         if block is None and self._max_split < UNLIMITED and self._release_oversize(home, size):
             block = self._take_segment(home, size, segment_size)
-        if block is None and not self._captures:
+        if block is None and not any(graph for _, _, graph in self._captures):
             self._release_cached()
             self.num_alloc_retries += 1
             block = self._take_segment(home, size, segment_size)
@@ -281,13 +294,16 @@ class SegmentSource:
         """Release as few blocks of `max_split_size` or more as make room for `size`."""
         wanted = max(size, self._max_split)
         i = home.first_at_least(wanted)
-        if i < len(home.blocks):
+        if i < len(home.blocks) and home.blocks[i].segment is None:
             self._release(home.blocks[i])
             return True
         released = 0
-        while released < wanted and home.blocks and home.blocks[-1].size >= self._max_split:
-            released += home.blocks[-1].size
-            self._release(home.blocks[-1])
+        for block in home.blocks[:i][::-1]:
+            if released >= wanted or block.size < self._max_split:
+                break
+            if block.segment is None:
+                released += block.size
+                self._release(block)
         return released >= wanted
 
     def _collect_garbage(self) -> None:
@@ -312,7 +328,9 @@ class SegmentSource:
                     old.remove(block)
                     self._release(block)
 
-    def _out_of_memory(self, stream: int, requested: int, size: int, segment_size: int) -> AllocationFailed:
+    def _out_of_memory(
+        self, stream: int, requested: int, size: int, segment_size: int, preempted: bool = False
+    ) -> AllocationFailed:
         free = self.device.free
         self.num_ooms += 1
         self._report("oom", free, size, stream)
@@ -332,6 +350,7 @@ class SegmentSource:
                 for pool in (private.small, private.large)
                 for block in pool.ordered()
             ),
+            preempted=preempted,
         )
 
     def _report(self, action: str, address: int, size: int, stream: int) -> None:
