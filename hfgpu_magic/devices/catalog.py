@@ -193,15 +193,17 @@ def _kept_by_driver(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 # ---------------------------------------------------------------------------------------------- names
 
-_MAKERS = {"nvidia", "geforce", "tesla", "quadro", "gpu", "graphics", "card", "generation", "edition"}
+_MAKERS = re.compile("nvidia|geforce|tesla|quadro|graphics")
+_FILLERS = {"gpu", "card", "generation", "edition"}
 _SERIES = {"rtx", "gtx"}
 
 
 def _words(name: str) -> list[str]:
     """`"NVIDIA GeForce RTX4090"` -> `["rtx", "4090"]`: makers dropped, series split off its number."""
-    text = re.sub(r"\b(rtx|gtx|titan)(?=[a-z]?\d)", r"\1 ", name.lower())
+    text = _MAKERS.sub(" ", name.lower())
+    text = re.sub(r"\b(rtx|gtx|titan)(?=[a-z]?\d)", r"\1 ", text)
     text = re.sub(r"(\d)\s+(gb|gib)\b", r"\1gb", text)
-    return [w for w in re.findall(r"[a-z0-9]+", text) if w not in _MAKERS]
+    return [w for w in re.findall(r"[a-z0-9]+", text) if w not in _FILLERS]
 
 
 def _squash(words: list[str]) -> str:
