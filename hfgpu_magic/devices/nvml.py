@@ -199,7 +199,6 @@ class Session:
                 self._first(
                     ("nvmlDeviceGetTemperatureV", handle, 0), ("nvmlDeviceGetTemperature", handle, 0)
                 ),
-                low=-50,
                 high=200,
             ),
             power=watts(q("nvmlDeviceGetPowerUsage", handle)),

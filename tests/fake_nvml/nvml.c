@@ -174,6 +174,7 @@ static int put_uint(const char *value, unsigned *out) {
 
 nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     (void)flags;
+    if (!references) loaded = n_lines = 0;  /* a closed library reads its scenario anew, so one process can go through many */
     const char *error = find("init.error");
     journal("init");
     if (error) return error_code(error);
