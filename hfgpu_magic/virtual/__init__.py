@@ -1,0 +1,23 @@
+"""The virtual GPU.  `VirtualGPU` and the runners are imported on first use: they need torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .runner import run_cell, run_script
+    from .session import VirtualGPU
+
+__all__ = ["VirtualGPU", "run_cell", "run_script"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VirtualGPU":
+        from .session import VirtualGPU
+
+        return VirtualGPU
+    if name in ("run_cell", "run_script"):
+        from . import runner
+
+        return getattr(runner, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,8 @@ class CachingAllocator(SegmentSource):
     """The caching allocator of one device.
 
     `device` is the card it takes segments from.  Tensors get addresses below `address_top`; the range of
-    `address_size` bytes should be several times the card, because fresh segments get fresh addresses.
+    `address_size` bytes should be several times the card, because fresh segments get fresh addresses;
+    or give an `AddressSpace` of your own.
     `observer(action, address, size, stream)` hears segment_alloc, segment_free, segment_map,
     segment_unmap and oom; nothing is paid for it when absent.
 
@@ -47,10 +48,11 @@ class CachingAllocator(SegmentSource):
         address_top: int = 0x7F00_0000_0000,
         address_size: int = 1 << 44,
         ascending: bool = False,
+        addresses: AddressSpace | None = None,
     ) -> None:
         if address_top >> ADDRESS_BITS:
             raise ValueError(f"device addresses have at most {ADDRESS_BITS} bits, got {address_top:#x}")
-        addresses = AddressSpace(address_top, address_size, ascending=ascending)
+        addresses = addresses or AddressSpace(address_top, address_size, ascending=ascending)
         super().__init__(device, settings or AllocatorSettings(), observer, addresses)
         self._events: list[tuple[int, Block]] = []  # (stream, freed block it still uses)
         self._deferred_events: list[Block] = []

@@ -235,13 +235,12 @@ class SegmentSource:
         if not self.device.reserve(segment_size):
             return None
         block = Block(self.addresses.take(segment_size), segment_size, home, None, FREE)
-        self.adopt_segment(block)
+        self._count_segment(block)
         self._cuda_mallocs += 1
         self._report("segment_alloc", block.address, segment_size, home.stream)
         return block
 
-    def adopt_segment(self, block: Block) -> None:
-        """Count a whole segment among the allocator's, its memory already taken from the device."""
+    def _count_segment(self, block: Block) -> None:
         counters = block.home.counters
         self._segments[block.address] = block
         counters.segment.increase(1)

@@ -1,0 +1,195 @@
+"""One running virtual card: storages through the allocator, counters, and the out-of-memory error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import address, backend
+from .allocator import AllocationFailed, CachingAllocator
+from .libraries import Libraries
+from .memory import DeviceMemory
+from .modules import Attribution
+from .oom import out_of_memory_message
+
+from .report import OutOfMemory
+from .settings import AllocatorSettings
+from .timeline import Record, Timeline
+from .values import Mirrors
+
+if TYPE_CHECKING:
+    from ..devices.catalog import GPU
+    from .blocks import Block
+
+
+class _StorageRef(weakref.ref[Any]):
+    """Fires when C++ releases the storage; carries what has to be given back."""
+
+    __slots__ = ("block", "cdata", "record")
+    block: Block
+    cdata: int
+    record: Record
+
+
+class VirtualDevice:
+    """The card's state during a run."""
+
+    def __init__(self, gpu: GPU, *, context: int | None = None, settings: AllocatorSettings | None = None) -> None:
+        self.gpu = gpu
+        self.memory = DeviceMemory(gpu.memory_total, gpu.context if context is None else context)
+        space = address.shared_range(gpu.memory_total)
+        self.allocator = CachingAllocator(
+            self.memory,
+            settings if settings is not None else AllocatorSettings.from_environ(os.environ),
+            address_top=space.top,
+            address_size=space.size - (1 << 21),
+        )
+        self.libraries = Libraries(gpu.capability)
+        self.mirrors = Mirrors()
+        self.timeline = Timeline()
+        self.attribution = Attribution(self)
+        self.operations = 0
+        self.seconds = 0.0
+        self.notes: list[str] = []
+        self.out_of_memory: OutOfMemory | None = None
+        self._live: dict[int, _StorageRef] = {}
+        self._held: dict[int, Record] = {}
+        self._null = space.base
+        self.closed = False
+
+    # ------------------------------------------------------------ notes
+
+    def note(self, text: str) -> None:
+        """A sentence for the report; said once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    # ------------------------------------------------------------ storages
+
+    def allocate(self, nbytes: int) -> torch.UntypedStorage:
+        """A storage of `nbytes`; raises `torch.OutOfMemoryError` as PyTorch would."""
+        if nbytes == 0:
+            return backend.empty_storage(self._null, 0)
+        block = self._malloc(nbytes)
+        storage = backend.empty_storage(block.address, nbytes)
+        reference = _StorageRef(storage, self._storage_died)
+        reference.block = block
+        reference.cdata = storage._cdata
+        reference.record = record = Record(block.size, self._category(), self.attribution.current_module())
+        self._live[reference.cdata] = reference
+        self._log(record)
+        return storage
+
+    def hold(self, nbytes: int, category: str, name: str) -> Block:
+        """Memory without a tensor (a library's workspace), kept until `release`."""
+        block = self._malloc(nbytes)
+        record = self._held[id(block)] = Record(block.size, category, "", name)
+        self._log(record)
+        return block
+
+    def release(self, block: Block) -> None:
+        record = self._held.pop(id(block))
+        self.allocator.free(block)
+        self.timeline.freed(record)
+
+    def _log(self, record: Record) -> None:
+        allocator = self.allocator
+        self.timeline.allocated(record, allocator.allocated)
+        self.timeline.tick(self.operations, allocator.allocated, allocator.reserved)
+
+    def _category(self) -> str:
+        """A first guess; hooks refine it once the storage is known to be a parameter, a gradient, ..."""
+        attribution = self.attribution
+        if attribution.in_optimizer:
+            return "other"
+        if attribution.in_module or torch._C._current_graph_task_id() != -1:
+            return "activations"
+        return "other"
+
+    def host_copy(self, t: torch.Tensor) -> None:
+        """A tensor came from the host: outside any module that is a batch, or a model being moved."""
+        record = self.record_of(t)
+        if record is not None and record.category == "other" and not self.attribution.in_module:
+            record.category = "inputs"
+
+    def record_of(self, t: torch.Tensor) -> Record | None:
+        if backend.raw_device(t).type != backend.NAME:
+            return None
+        reference = self._live.get(t.untyped_storage()._cdata)
+        return reference.record if reference is not None else None
+
+    def _malloc(self, nbytes: int) -> Block:
+        try:
+            return self.allocator.malloc(nbytes)
+        except AllocationFailed as failure:
+            error = self._out_of_memory(failure, nbytes)
+        raise error
+
+    def _storage_died(self, reference: Any) -> None:
+        # May run at any bytecode of any thread (garbage collection); the allocator is safe against that.
+        if self._live.get(reference.cdata) is reference:
+            del self._live[reference.cdata]
+            self.mirrors.forget_storage(reference.cdata)
+        if self.closed:
+            return
+        self.allocator.free(reference.block)
+        self.timeline.freed(reference.record)
+
+    def empty_cache(self) -> None:
+        self.allocator.empty_cache()
+
+    def close(self) -> None:
+        """The run is over: storages that outlive it no longer report here."""
+        self.closed = True
+        self._live.clear()
+        self._held.clear()
+
+    # ------------------------------------------------------------ out of memory
+
+    def _out_of_memory(self, failure: AllocationFailed, nbytes: int) -> Exception:
+        allocator, memory = self.allocator, self.memory
+        message = out_of_memory_message(
+            torch.__version__,
+            requested=failure.segment_size,
+            device_index=0,
+            total=memory.total,
+            free=memory.free,
+            process_memory=memory.process,
+            allowed=failure.allowed,
+            allocated=allocator.allocated,
+            reserved_unallocated=allocator.reserved - allocator.allocated,
+            private_pools=0,
+        )
+        if self.out_of_memory is None:
+            file, line, code = user_line()
+            self.out_of_memory = OutOfMemory(message, file, line, nbytes, code)
+        return torch.OutOfMemoryError(message)
+
+
+_OUR_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def user_line() -> tuple[str | None, int | None, str | None]:
+    """File, line and text of the innermost frame that belongs to the user's own program."""
+    import linecache
+    import sysconfig
+
+    libraries = tuple(
+        {os.path.realpath(p) + os.sep for n, p in sysconfig.get_paths().items() if n in _LIBRARY_PATHS}
+    ) + (_OUR_DIRECTORY,)
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        inside = name.startswith("<frozen") or os.path.realpath(name).startswith(libraries)
+        if not inside and not (name.startswith("<") and not name.startswith("<ipython")):
+            text = linecache.getline(name, frame.f_lineno).strip()
+            return name, frame.f_lineno, text or None
+        frame = frame.f_back
+    return None, None, None
+
+
+_LIBRARY_PATHS = ("stdlib", "platstdlib", "purelib", "platlib")

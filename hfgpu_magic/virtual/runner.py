@@ -1,0 +1,109 @@
+"""Running a whole program, or one notebook cell, on a virtual GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..devices.catalog import parse_gpus
+from ..errors import UsageError
+from .report import RunReport
+
+
+@contextlib.contextmanager
+def _as_main(path: Path, args: Sequence[str]) -> Iterator[ModuleType]:
+    """A fresh `__main__`, `sys.argv` and `sys.path[0]`, as `python script.py args` has them."""
+    module = ModuleType("__main__")
+    module.__file__ = str(path)
+    module.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    saved = sys.argv, sys.path[0], sys.modules.get("__main__")
+    sys.argv = [str(path), *args]
+    sys.path[0] = str(path.parent)
+    sys.modules["__main__"] = module
+    try:
+        yield module
+    finally:
+        sys.argv, sys.path[0] = saved[0], saved[1]
+        if saved[2] is not None:
+            sys.modules["__main__"] = saved[2]
+
+
+def run_script(path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: str, json_mode: bool = False) -> RunReport:
+    """Run `python path args...` on the virtual `gpu` and report what it used.
+
+    Meant for a process of its own (`hfgpu run`): real GPUs are hidden from it before torch is imported.
+    The program's output goes where it goes; with `json_mode` its stdout goes to stderr.  An error of the
+    program is printed with the program's own traceback and kept in `report.error`; Ctrl-C ends the run
+    and leaves the report of what was measured so far.
+
+    Raises `UsageError` for a missing script, `UnknownGPUError` for an unknown card.
+    """
+    script = Path(path)
+    if not script.is_file():
+        raise UsageError(f"No script at {str(path)!r}. Usage: hfgpu run --gpu NAME script.py [args...]")
+    try:
+        code = compile(script.read_bytes(), str(script), "exec")
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{script} is not a Python program: {error}") from None
+    parse_gpus(gpu)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+    def program() -> None:
+        redirect = contextlib.redirect_stdout(sys.stderr) if json_mode else contextlib.nullcontext()
+        with _as_main(script, args) as main, redirect:
+            exec(code, main.__dict__)
+
+    report, error = _run(program, gpu)
+    if error is not None and not isinstance(error, SystemExit):
+        print_traceback(error, str(script))
+    return report
+
+
+def run_cell(execute: Callable[[], Any], *, gpu: str) -> tuple[RunReport, BaseException | None]:
+    """Call `execute` (a notebook cell) on the virtual `gpu`.
+
+    Returns the report and the error that ended the cell, if any; the error carries no frames, so that it
+    holds no tensors.
+    """
+    return _run(execute, gpu)
+
+
+def _run(program: Callable[[], Any], gpu: str) -> tuple[RunReport, BaseException | None]:
+    from .session import VirtualGPU
+
+    virtual = VirtualGPU(gpu)
+    error: BaseException | None = None
+    try:
+        with virtual:
+            program()
+    except BaseException as caught:
+        if virtual.never_started:
+            raise
+        error = caught
+    return virtual.report, error
+
+
+def print_traceback(error: BaseException, script: str) -> None:
+    """The program's own traceback, without the frames of this package."""
+    summary = traceback.TracebackException.from_exception(error)
+    seen: set[int] = set()
+    part: traceback.TracebackException | None = summary
+    while part is not None and id(part) not in seen:
+        seen.add(id(part))
+        _drop_our_frames(part)
+        part = part.__cause__ or part.__context__
+    print("".join(summary.format()), end="", file=sys.stderr)
+
+
+_HERE = str(Path(__file__).resolve().parent.parent) + os.sep
+
+
+def _drop_our_frames(summary: traceback.TracebackException) -> None:
+    kept = [f for f in summary.stack if not str(Path(f.filename)).startswith(_HERE)]
+    summary.stack = traceback.StackSummary.from_list(kept)

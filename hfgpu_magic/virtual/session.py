@@ -1,0 +1,185 @@
+"""`VirtualGPU`: a context manager inside which `cuda` is a card you do not have."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from ..devices.catalog import parse_gpus
+from ..errors import UsageError, VirtualGPUError
+from . import backend, edge, hollow, hub, state
+from .device import VirtualDevice
+from .kernels import external, generic
+from .patches import Patches
+from .report import DeviceUse, OutOfMemory, Peak, RunReport
+from .timeline import by_category, largest
+
+
+class VirtualGPU:
+    """Run PyTorch code on a GPU this machine does not have.
+
+    >>> with VirtualGPU("T4") as gpu:
+    ...     x = torch.empty(1024, 1024, device="cuda")
+    >>> gpu.report.peak.allocated
+    4194304
+
+    `name` is a card of the catalog, spelled as people spell it.  `context` overrides the catalog's
+    estimate of the CUDA context (bytes).  Inside the block tensors on `cuda` have shapes, types and
+    addresses but no data; PyTorch's caching allocator is modelled to the byte, and the card's limit
+    raises the same `torch.OutOfMemoryError` as the card would.  Leaving the block, by whatever way,
+    restores PyTorch.
+
+    Raises `UnknownGPUError` for an unknown name, `VirtualGPUError` when another virtual GPU is running or
+    this process already uses a real one.
+    """
+
+    def __init__(self, name: str, *, context: int | None = None) -> None:
+        self.gpu, count = parse_gpus(name)
+        if count != 1:
+            raise UsageError(f"{name!r} asks for {count} GPUs; one virtual GPU at a time for now. Try {self.gpu.name!r}.")
+        self._context = context
+        self._device: VirtualDevice | None = None
+        self._patches: Patches | None = None
+        self._started = 0.0
+        self._wall: float | None = None
+        self._error: BaseException | None = None
+        self._final: RunReport | None = None
+
+    # ------------------------------------------------------------ the block
+
+    def __enter__(self) -> VirtualGPU:
+        if state.active is not None:
+            raise VirtualGPUError(
+                f"A virtual {state.active.gpu.name} is already running. Leave its block (or cell) first."
+            )
+        if self._device is not None:
+            raise VirtualGPUError("This VirtualGPU has been used. Make a new one for a new run.")
+        _refuse_beside_real_gpu()
+        backend.ensure_registered()
+        generic.clear()
+        device = VirtualDevice(self.gpu, context=self._context)
+        patches = Patches()
+        try:
+            state.active = device
+            edge.install(patches, device)
+            hollow.install(patches)
+            external.watch(patches)
+            device.attribution.install(patches)
+            hub.install(patches, device)
+        except BaseException:
+            state.active = None
+            patches.undo()
+            raise
+        self._device, self._patches = device, patches
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        assert self._device is not None and self._patches is not None
+        self._wall = time.perf_counter() - self._started
+        try:
+            self._final = self._report(error)
+        finally:
+            state.active = None
+            self._patches.undo()
+            self._device.close()
+            self._device = None
+        return False
+
+    # ------------------------------------------------------------ what happened
+
+    @property
+    def never_started(self) -> bool:
+        """True until the block has been entered."""
+        return self._device is None and self._final is None
+
+    @property
+    def report(self) -> RunReport:
+        """What the run used, so far or, after the block, in the end."""
+        if self._final is not None:
+            return self._final
+        if self._device is None:
+            raise VirtualGPUError("Nothing has run on this virtual GPU yet.")
+        return self._report(None)
+
+    def note(self, text: str) -> None:
+        """Add a sentence to the report's notes."""
+        if self._device is not None:
+            self._device.note(text)
+
+    def _report(self, error: BaseException | None) -> RunReport:
+        device = self._device
+        assert device is not None
+        device.attribution.settle()
+        allocator = device.allocator
+        at_peak = device.timeline.at_peak()
+        peak = Peak(
+            allocated=allocator.max_allocated,
+            reserved=allocator.max_reserved,
+            device=device.memory.context + allocator.max_reserved,
+        )
+        oom = device.out_of_memory
+        died_of_it = error is not None and _is_out_of_memory(error)
+        if oom is not None and not died_of_it:
+            oom = OutOfMemory(oom.message, oom.file, oom.line, oom.requested, oom.code, caught=True)
+        outcome: Literal["fits", "oom", "error"] = "fits"
+        if died_of_it:
+            outcome = "oom"
+        elif error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0)):
+            outcome = "error"
+        categories = by_category(at_peak)
+        use = DeviceUse(0, self.gpu.driver_name, self.gpu.memory_total, peak, categories)
+        return RunReport(
+            gpu=self.gpu.name,
+            total_memory=self.gpu.memory_total,
+            outcome=outcome,
+            peak=peak,
+            devices=(use,),
+            oom=oom,
+            by_category_at_peak=categories,
+            estimated_seconds=device.seconds,
+            wall_seconds=time.perf_counter() - self._started if self._wall is None else self._wall,
+            operations=device.operations,
+            notes=tuple(device.notes),
+            error=None if error is None or died_of_it else f"{type(error).__name__}: {error}",
+            largest_at_peak=largest(at_peak),
+            timeline=device.timeline.curve(),
+        )
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """The error, or what it was raised from, is PyTorch's out-of-memory error."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _refuse_beside_real_gpu() -> None:
+    """A mapping gap must never reach a real card unnoticed: a process that can see one is not used."""
+    available: Callable[[], Any] | None = getattr(torch._C, "_cuda_getDeviceCount", None)
+    if available is None:
+        return
+    if torch.cuda.is_initialized():
+        raise VirtualGPUError(
+            "This process already uses a real GPU. Run the program in a process of its own: "
+            "`hfgpu run --gpu NAME script.py`, or %%gpurun, which does that by itself on such a machine."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        count = torch.cuda._device_count_nvml()
+    if count > 0:
+        raise VirtualGPUError(
+            "This process can see a real GPU. Run the program in a process of its own: "
+            "`hfgpu run --gpu NAME script.py`, or %%gpurun, which does that by itself on such a machine."
+        )
