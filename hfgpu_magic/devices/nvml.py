@@ -106,10 +106,11 @@ class Session:
         package = nvml_package_version()
         try:
             module = importlib.import_module("pynvml")
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001 - a clashing Python 2 file of that name is a SyntaxError
+            state = "cannot be imported" if package else "is missing"
             self.problems.append(
-                "The Python package nvidia-ml-py is missing, so NVIDIA GPUs cannot be listed: "
-                "pip install nvidia-ml-py"
+                f"The Python package nvidia-ml-py {state}, so NVIDIA GPUs cannot be listed: "
+                "pip install --force-reinstall nvidia-ml-py"
             )
             return DriverInfo("error", message=f"cannot import pynvml: {error}", nvml_package=package)
         self._module = module
@@ -119,10 +120,10 @@ class Session:
         opened = self.query("nvmlInit", default=self)  # nvmlInit itself returns None
         if opened is self:
             code, said = self._failures[-1]
-            state = _INIT_STATES.get(code, "error")
-            message = self._mismatch(said) if state == "mismatch" else said
+            verdict = _INIT_STATES.get(code, "error")
+            message = self._mismatch(said) if verdict == "mismatch" else said
             self._module = None
-            return DriverInfo(state, message=message, nvml_package=package)
+            return DriverInfo(verdict, message=message, nvml_package=package)
         return DriverInfo(
             "ok",
             version=text(self.query("nvmlSystemGetDriverVersion")),

@@ -103,7 +103,7 @@ class DriverInfo:
     message: str = ""
     """The driver's own words when `state` is not "ok"."""
     nvml_package: Text = NA
-    """Version of the `nvidia-ml-py` distribution that answered."""
+    """Version of the installed `nvidia-ml-py` distribution."""
 
 
 @dataclass(frozen=True, slots=True)

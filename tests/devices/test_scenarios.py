@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from build import SCENARIOS
 
 MiB = 1 << 20
@@ -139,9 +140,7 @@ def test_a100_mig_chosen_by_id(nvml_scenario: Scenario, ask: Ask) -> None:
 
 def test_wsl2_lists_the_process_without_its_memory(nvml_scenario: Scenario, ask: Ask) -> None:
     (card,) = ask(nvml_scenario("wsl2")).only["devices"]
-    assert card["processes"] == [
-        {"pid": 17, "name": "/python3.12", "used_memory": None, "kind": "compute"}
-    ]
+    assert card["processes"] == [{"pid": 17, "name": "/python3.12", "used_memory": None, "kind": "compute"}]
     assert card["used"] == 1210 * MiB
     assert card["power_limit"] is None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from build import scenario_path
 
 Ask = Callable[..., Any]
@@ -133,9 +134,7 @@ def test_text_that_is_not_utf8_is_shown_as_far_as_it_goes(
 @pytest.mark.parametrize(
     "call", ["nvmlSystemGetDriverVersion", "nvmlSystemGetCudaDriverVersion_v2", "nvmlDeviceGetCount_v2"]
 )
-def test_refused_system_calls(
-    call: str, nvml_scenario: Scenario, ask: Ask, tmp_path: Path
-) -> None:
+def test_refused_system_calls(call: str, nvml_scenario: Scenario, ask: Ask, tmp_path: Path) -> None:
     answer = ask(nvml_scenario("one_t4"), [variant(tmp_path, f"error.{call}=UNKNOWN")]).only
     lost = {
         "nvmlSystemGetDriverVersion": answer["driver"]["version"],
