@@ -313,12 +313,10 @@ class CachingAllocator(SegmentSource):
         """
         if any(known == pool_id for known, _, _ in self._captures):
             raise VirtualGPUError("beginAllocateToPool: already recording to mempool_id")
-        pool = self._private.get(pool_id)
-        if pool is None:
-            pool = self._private[pool_id] = PrivatePool(self._counters[True], self._counters[False])
-            self._set_split(pool.small, pool.large)
+        if pool_id in self._private:
+            self._private[pool_id].uses += 1
         else:
-            pool.uses += 1
+            self._add_private_pool(pool_id)
         self._captures.append((pool_id, captures, graph))
 
     def end_allocate_to_pool(self, pool_id: tuple[int, int]) -> None:

@@ -66,8 +66,9 @@ def restore(
     live: dict[int, Block] = {}
     for segment in start:
         if not segment.expandable:
-            home = allocator.free_list(segment.small, segment.stream, private=segment.private)
-            allocator.adopt_segment(_chain(list(_cut(segment, home, offset, live))))
+            private = (0, 1) if segment.private else None
+            home = allocator.free_list(segment.small, segment.stream, private)
+            allocator.adopt(_chain(list(_cut(segment, home, offset, live))))
     for (stream, small), base in Ranges(device).bases.items():
         mapped = [s for s in start if s.expandable and (s.stream, s.small) == (stream, small)]
         others = [b for b in Ranges(device).bases.values() if b > base]
@@ -75,8 +76,6 @@ def restore(
         span = (min(others, default=base + _ROOM) - base) // page * page
         home = allocator.free_list(small, stream)
         _range(allocator, home, mapped, ExpandableSegment(base + offset, span, page), offset, live)
-    for block in live.values():
-        allocator.adopt_block(block)
     allocator.reset_peak_stats()
     return live
 
@@ -130,5 +129,4 @@ def _range(
         blocks.append(Block(at, segment.address + segment.size - at, home, segment, UNMAPPED))
     for block in blocks:
         block.segment = segment
-    home.unmapped.clear()
-    allocator.adopt_range(_chain(blocks), sum(s.size for s in mapped))
+    allocator.adopt(_chain(blocks))

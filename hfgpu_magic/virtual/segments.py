@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import VirtualGPUError
-from .blocks import DEAD, FREE, UNMAPPED, Block, FreeList, Pool, PrivatePool
+from .blocks import ALLOCATED, DEAD, FREE, UNMAPPED, Block, FreeList, Pool, PrivatePool
 from .expandable import ExpandableSegments
 from .memory import AddressSpace, DeviceMemory
 from .settings import MIN_BLOCK, UNLIMITED, AllocatorSettings
@@ -235,20 +235,66 @@ class SegmentSource:
         if not self.device.reserve(segment_size):
             return None
         block = Block(self.addresses.take(segment_size), segment_size, home, None, FREE)
-        self._count_segment(block)
+        self._count_segment(block, segment_size)
         self._cuda_mallocs += 1
         self._report("segment_alloc", block.address, segment_size, home.stream)
         return block
 
-    def _count_segment(self, block: Block) -> None:
-        counters = block.home.counters
-        self._segments[block.address] = block
+    def _count_segment(self, head: Block, size: int) -> None:
+        counters = head.home.counters
+        self._segments[head.address] = head
         counters.segment.increase(1)
-        counters.reserved_bytes.increase(block.size)
-        if block.size >= self._max_split:
+        counters.reserved_bytes.increase(size)
+        if size >= self._max_split:
             self.oversize_segments.increase(1)
-        if block.home.pool.private is not None:
-            block.home.pool.private.held += block.size
+        if head.home.pool.private is not None:
+            head.home.pool.private.held += size
+
+    def adopt(self, head: Block) -> None:
+        """Take over a segment or expandable range built elsewhere, given by its lowest block.
+
+        Its free blocks are in their lists already; what it holds is taken from the device here.
+        """
+        counters = head.home.counters
+        chain: list[Block] = []
+        block: Block | None = head
+        while block is not None:
+            chain.append(block)
+            block = block.next
+        held = sum(b.size for b in chain if b.state != UNMAPPED)
+        if not self.device.reserve(held):
+            raise ValueError(f"{held} bytes are not free on the device")
+        if head.segment is None:
+            self._count_segment(head, held)
+        else:
+            self._expandable.heads[head.address] = head
+            counters.reserved_bytes.increase(held)
+            self._plain = False
+        for block in chain:
+            if block.state == ALLOCATED:
+                counters.count += 1
+                counters.bytes += block.size
+                counters.requested += block.requested
+                counters.count_total += 1
+                counters.bytes_total += block.size
+                counters.requested_total += block.requested
+            elif block.state == FREE and head.segment is None and len(chain) > 1:
+                counters.inactive_split.increase(1)
+                counters.inactive_split_bytes.increase(block.size)
+        self._rising = True
+
+    def free_list(self, small: bool, stream: int = 0, private: tuple[int, int] | None = None) -> FreeList:
+        """The free blocks of one stream in the default pool or in a private one."""
+        if private is None:
+            return (self._small if small else self._large).list_of(stream)
+        if private not in self._private:
+            self._add_private_pool(private)
+        pool = self._private[private]
+        return (pool.small if small else pool.large).list_of(stream)
+
+    def _add_private_pool(self, pool_id: tuple[int, int]) -> None:
+        pool = self._private[pool_id] = PrivatePool(self._counters[True], self._counters[False])
+        self._set_split(pool.small, pool.large)
 
     # -- giving memory back to the device ------------------------------------------------------------
 
