@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "fake_nvml"))
-import build as fake_nvml
+
+def _load_fake_nvml() -> ModuleType:
+    """tests/fake_nvml/build.py as module `fake_nvml`; as `build` it would shadow the packaging tool."""
+    spec = spec_from_file_location("fake_nvml", Path(__file__).parent / "fake_nvml" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["fake_nvml"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+fake_nvml = _load_fake_nvml()
 
 Environment = dict[str, str]
 

@@ -22,7 +22,7 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("whole_pynvml", {binding!r})
 whole = sys.modules["whole_pynvml"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(whole)
-young = "MigMode", "CudaComputeCapability", "CudaDriverVersion", "TemperatureV", "NumGpuCores", "_v4"
+young = "MigMode", "CudaComputeCapability", "CudaDriverVersion", "TemperatureV", "NumGpuCores"
 globals().update({{k: v for k, v in vars(whole).items() if not any(y in k for y in young)}})
 """
 

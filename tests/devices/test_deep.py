@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hfgpu_magic.devices.libcuda import visible_uuids
+from hfgpu_magic.devices.probe import inventory
 
 Ask = Callable[..., Any]
 Scenario = Callable[..., dict[str, str]]
@@ -94,3 +97,25 @@ def test_a_missing_libcuda_says_so(clean_environment: dict[str, str], tmp_path: 
     answer = visible_uuids(clean_environment | {"LD_LIBRARY_PATH": str(tmp_path)})
     assert isinstance(answer, str)
     assert "libcuda.so.1" in answer
+
+
+# ---- without deep -----------------------------------------------------------------------------------
+
+
+def backends_found(root: Path) -> set[str]:
+    return {d.backend for d in inventory(environ={}, root=root).devices} - {"cuda"}
+
+
+def test_an_imported_torch_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch = SimpleNamespace(
+        version=SimpleNamespace(hip=None),
+        cuda=SimpleNamespace(is_initialized=lambda: False),
+        npu=SimpleNamespace(is_initialized=lambda: False, device_count=lambda: 1),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert backends_found(tmp_path) == {"npu"}
+
+
+def test_a_half_imported_torch_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    assert backends_found(tmp_path) == set()

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from build import SCENARIOS
+from fake_nvml import SCENARIOS
 
 MiB = 1 << 20
 Ask = Callable[..., Any]

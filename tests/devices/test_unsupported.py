@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from build import scenario_path
+from fake_nvml import scenario_path
 
 Ask = Callable[..., Any]
 Scenario = Callable[..., dict[str, str]]
