@@ -11,6 +11,8 @@ from typing import Literal, TypeAlias
 
 from ..devices.na import NA, NotAvailable
 from ..devices.snapshot import DeviceSnapshot, DriverInfo, Inventory
+from ..devices.system import UNASKED
+from .tables import table
 from .versions import Requirement, local_tag, release_of
 
 Profile: TypeAlias = Literal["general", "inference", "training", "quantization", "distributed"]
@@ -126,13 +128,33 @@ class Facts:
 
     @property
     def usable(self) -> tuple[DeviceSnapshot, ...]:
-        """The accelerators this process would be given, in its own order."""
-        return tuple(d for d in self.inventory.visible if d.state == "ok")
+        """The accelerators this process would be given, in its own order.
+
+        Another vendor's device that only the operating system has shown counts where the installed torch
+        is built for it.
+        """
+        numbered = tuple(d for d in self.inventory.visible if d.state == "ok")
+        seen = (d for d in self.devices if d.cuda_index is None and d.state == "ok" and d.message == UNASKED)
+        return numbered + tuple(d for d in seen if self.drives(d.backend))
+
+    def drives(self, backend: str) -> bool:
+        """Is the installed torch, or a package beside it, built for this kind of device?"""
+        if self.torch is None:
+            return False
+        if backend in ("rocm", "xpu", "cuda"):
+            return bool({"rocm": self.torch.hip, "xpu": self.torch.xpu, "cuda": self.torch.cuda}[backend])
+        row = next((r for r in table("backends")["backend"] if r["key"] == backend), None)
+        return row is not None and (not row["package"] or row["package"] in self.versions)
 
     @property
     def cuda(self) -> tuple[DeviceSnapshot, ...]:
         """The usable NVIDIA devices."""
         return tuple(d for d in self.usable if d.backend in ("cuda", "virtual"))
+
+    @property
+    def capabilities(self) -> list[tuple[int, int]]:
+        """Compute capabilities of the usable NVIDIA devices, those that tell it."""
+        return [d.capability for d in self.cuda if not isinstance(d.capability, NotAvailable)]
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -143,3 +165,9 @@ class Facts:
 
     def on(self, *profiles: Profile) -> bool:
         return self.profile in profiles
+
+    @property
+    def nvidia(self) -> tuple[DeviceSnapshot, ...]:
+        """The NVIDIA cards to judge: the usable ones, or all healthy ones while all are hidden."""
+        healthy = tuple(d for d in self.devices if d.backend == "cuda" and d.state == "ok")
+        return self.cuda or healthy

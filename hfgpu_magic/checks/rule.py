@@ -37,4 +37,29 @@ class Check:
         return replace(self, status=status)
 
 
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a rule is about; each method is one verdict on it."""
+
+    id: str
+    title: str
+    required: str
+    source: str
+
+    def verdict(self, status: Status, found: str, why: str, fix: str | None = None) -> Check:
+        return Check(self.id, self.title, status, found, self.required, why, fix, self.source)
+
+    def ok(self, found: str, why: str) -> Check:
+        return self.verdict("pass", found, why)
+
+    def warn(self, found: str, why: str, fix: str | None) -> Check:
+        return self.verdict("warn", found, why, fix)
+
+    def fail(self, found: str, why: str, fix: str | None) -> Check:
+        return self.verdict("fail", found, why, fix)
+
+    def skip(self, found: str, why: str, fix: str | None = None) -> Check:
+        return self.verdict("skip", found, why, fix)
+
+
 Rule: TypeAlias = Callable[["Facts"], list[Check]]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-_FOLDER = os.path.join(os.path.dirname(__file__), "data")
+_FOLDER = Path(__file__).parent / "data"
 
 
 @cache
 def table(name: str) -> dict[str, Any]:
     """`data/{name}.toml`."""
-    with open(os.path.join(_FOLDER, f"{name}.toml"), "rb") as file:
+    with (_FOLDER / f"{name}.toml").open("rb") as file:
         return tomllib.load(file)
 
 
@@ -43,7 +43,7 @@ def _pair(text: str) -> tuple[int, int]:
 @cache
 def wheels() -> tuple[Wheel, ...]:
     rows = []
-    with open(os.path.join(_FOLDER, "torch_wheels.csv"), encoding="utf-8") as file:
+    with (_FOLDER / "torch_wheels.csv").open(encoding="utf-8") as file:
         for line in file:
             if line.startswith(("#", "torch,")) or not line.strip():
                 continue
@@ -71,7 +71,7 @@ def package_names() -> tuple[str, ...]:
 
 
 def constants() -> dict[str, str]:
-    """transformers' `{NAME}_MIN_VERSION` constants -> distribution."""
+    """The `{NAME}_MIN_VERSION` constants of transformers -> distribution."""
     return {row["constant"]: row["name"] for row in table("requirements")["package"] if "constant" in row} | {
         "KERNELS": "kernels",
         "TRITON": "triton",

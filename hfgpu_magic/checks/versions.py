@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 _PHASES = {"dev": -4, "a": -3, "alpha": -3, "b": -2, "beta": -2, "c": -1, "rc": -1, "pre": -1, "preview": -1}
 _VERSION = re.compile(
@@ -24,7 +25,9 @@ _VERSION = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"(===|==|~=|!=|<=|>=|<|>)\s*([^\s,;()]+)")
-_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;\s*(.*))?$")
+_REQUIREMENT = re.compile(
+    r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()]*)\)?\s*(?:;\s*(.*))?$"
+)
 
 
 def canonical(name: str) -> str:
@@ -135,7 +138,7 @@ class Installed:
 
     def _scan(self, folder: str) -> None:
         try:
-            entries = os.listdir(folder)
+            entries = os.listdir(folder)  # noqa: PTH208 - names only, hundreds of them
         except OSError:
             return  # not a folder (a zip, a path that is gone): nothing pip installed is in it
         for entry in entries:
@@ -145,9 +148,9 @@ class Installed:
             name, dash, version = stem.partition("-")
             if kind == "egg-info":
                 version = version.partition("-py")[0]
-            where = os.path.join(folder, entry)
+            where = f"{folder}{os.sep}{entry}"
             if not dash:
-                version = _header(where, "Version")[:1][0] if _header(where, "Version") else ""
+                version = next(iter(_header(Path(where), "Version")), "")
             if version:
                 # The first entry of the path wins, as it does for an import.
                 self._found.setdefault(canonical(name), (version, where))
@@ -159,26 +162,26 @@ class Installed:
     def names(self) -> frozenset[str]:
         return frozenset(self._found)
 
-    def location(self, name: str) -> str | None:
+    def location(self, name: str) -> Path | None:
         """The folder that holds the distribution's modules."""
         found = self._found.get(canonical(name))
-        return os.path.dirname(found[1]) if found else None
+        return Path(found[1]).parent if found else None
 
     def requirements(self, name: str) -> tuple[Requirement, ...]:
         """What the distribution states it needs, extras included."""
         found = self._found.get(canonical(name))
         if found is None:
             return ()
-        parsed = (parse_requirement(line) for line in _header(found[1], "Requires-Dist"))
+        parsed = (parse_requirement(line) for line in _header(Path(found[1]), "Requires-Dist"))
         return tuple(requirement for requirement in parsed if requirement)
 
 
-def _header(where: str, field: str) -> list[str]:
+def _header(where: Path, field: str) -> list[str]:
     """Values of one field of the metadata header, which ends at the first empty line."""
     values: list[str] = []
     for name in ("METADATA", "PKG-INFO", ""):
         try:
-            with open(os.path.join(where, name) if name else where, encoding="utf-8", errors="replace") as file:
+            with (where / name).open(encoding="utf-8", errors="replace") as file:
                 for line in file:
                     if not line.strip():
                         break

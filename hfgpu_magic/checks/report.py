@@ -1,0 +1,128 @@
+"""From facts to the report: evaluate the rules, weigh them for the task, sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .._result import Result, plain
+from ..devices.na import NotAvailable
+from ..devices.snapshot import DeviceSnapshot
+from .facts import Facts
+from .rule import STATUSES, Check, Rule
+from .tables import package_names, table
+
+
+@dataclass(frozen=True)
+class CheckReport(Result):
+    """What `check` found.  `ok` is True while no check fails."""
+
+    ok: bool
+    summary: str
+    checks: tuple[Check, ...]
+    devices: tuple[DeviceSnapshot, ...]
+    versions: dict[str, str | None]
+    profile: str = "general"
+    gpu: str | None = None
+    problems: tuple[str, ...] = ()
+
+    def by_status(self, status: str) -> tuple[Check, ...]:
+        return tuple(c for c in self.checks if c.status == status)
+
+    def __getitem__(self, ident: str) -> Check:
+        """The check of that id; KeyError when the rules had nothing to say about it."""
+        for check in self.checks:
+            if check.id == ident:
+                return check
+        raise KeyError(ident)
+
+    def __contains__(self, ident: object) -> bool:
+        return any(check.id == ident for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Keys: ok, summary, checks, devices, versions, profile, gpu, problems; memory in bytes."""
+        data = plain(self)
+        assert isinstance(data, dict)
+        return data
+
+    def to_text(self, *, color: bool = False, width: int = 88) -> str:
+        from ..views.check_text import check_text
+
+        return check_text(self, color=color, width=width)
+
+    def to_html(self) -> str:
+        from ..views.check_html import check_html
+
+        return check_html(self)
+
+
+def evaluate(facts: Facts, rules: Iterable[Rule] | None = None) -> tuple[Check, ...]:
+    """Every check the rules make of these facts, worst first, weighed for the profile."""
+    if rules is None:
+        from .rules import RULES
+
+        rules = RULES
+    profile = table("profiles")[facts.profile]
+    checks = []
+    for rule in rules:
+        for check in rule(facts):
+            if any(fnmatchcase(check.id, pattern) for pattern in profile["leave_out"]):
+                continue
+            weight = profile["severity"].get(check.id)
+            checks.append(check.at(weight) if weight and check.status in ("warn", "fail") else check)
+    return tuple(sorted(checks, key=lambda check: STATUSES.index(check.status)))
+
+
+def report(facts: Facts) -> CheckReport:
+    checks = evaluate(facts)
+    return CheckReport(
+        ok=not any(c.status == "fail" for c in checks),
+        summary=summary(facts, checks),
+        checks=checks,
+        devices=facts.devices,
+        versions=_versions(facts),
+        profile=facts.profile,
+        gpu=facts.target.spec if facts.target else None,
+        problems=facts.inventory.problems,
+    )
+
+
+def summary(facts: Facts, checks: tuple[Check, ...]) -> str:
+    """One line: verdict, device, torch, how many findings and the first of them."""
+    from .rules.devices import listing
+
+    failed = [c for c in checks if c.status == "fail"]
+    warned = [c for c in checks if c.status == "warn"]
+    what = table("profiles")[facts.profile]["title"]
+    device = listing(facts.usable) if facts.usable else "no GPU" if not facts.nvidia else "no usable GPU"
+    if facts.target:
+        device = f"{facts.target.spec} = {device}"
+    torch = f"torch {facts.torch.version}" if facts.torch else "no torch"
+    verdict = f"Not ready for {what}" if failed else f"Ready for {what}"
+    if not failed and not facts.usable:
+        verdict = f"Ready for {what} on the CPU"
+    counts = [
+        f"{len(rows)} {word}{'s' * (len(rows) != 1)}"
+        for rows, word in ((failed, "problem"), (warned, "warning"))
+        if rows
+    ]
+    tail = f": {', '.join(counts)}" if counts else ""
+    first = f" (first: {failed[0].title}, {failed[0].found})" if failed else ""
+    return f"{verdict}{tail}. {device}, {torch}{first}"
+
+
+def _versions(facts: Facts) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": ".".join(map(str, facts.system.python))}
+    versions |= {name: facts.version(name) for name in package_names()}
+    versions |= {n: v for n, v in facts.versions.items() if n not in versions}
+    if facts.torch:
+        versions["torch"] = facts.torch.version
+    versions["torch.cuda"] = facts.torch.cuda if facts.torch else None
+    versions["torch.hip"] = facts.torch.hip if facts.torch else None
+    driver = facts.driver
+    versions["driver"] = None if isinstance(driver.version, NotAvailable) else driver.version
+    cuda = driver.cuda
+    versions["driver.cuda"] = None if isinstance(cuda, NotAvailable) else f"{cuda[0]}.{cuda[1]}"
+    return versions
