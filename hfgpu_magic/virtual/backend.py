@@ -168,5 +168,17 @@ def set_storage(
     return result
 
 
+def on_card(t: torch.Tensor) -> bool:
+    """Whether `t` is on the virtual GPU.
+
+    A tensor subclass with a `__torch_function__` (bitsandbytes' Params4bit) answers even the raw getter
+    with the mapped name, so both names count; a real cuda tensor cannot exist beside a virtual GPU.
+    """
+    return raw_device(t).type in _CARD_NAMES
+
+
+_CARD_NAMES = (NAME, "cuda")
+
+
 def is_virtual(x: Any) -> bool:
-    return isinstance(x, torch.Tensor) and raw_device(x).type == NAME
+    return isinstance(x, torch.Tensor) and on_card(x)

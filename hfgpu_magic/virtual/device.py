@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import address, backend
+from . import address, backend, state
 from .allocator import AllocationFailed, CachingAllocator
 from .libraries import Libraries
 from .memory import DeviceMemory
@@ -117,7 +117,7 @@ class VirtualDevice:
             record.category = "inputs"
 
     def record_of(self, t: torch.Tensor) -> Record | None:
-        if backend.raw_device(t).type != backend.NAME:
+        if not backend.on_card(t):
             return None
         reference = self._live.get(t.untyped_storage()._cdata)
         return reference.record if reference is not None else None
@@ -145,6 +145,10 @@ class VirtualDevice:
     def close(self) -> None:
         """The run is over: storages that outlive it no longer report here."""
         self.closed = True
+        for reference in list(self._live.values()):
+            storage = reference()
+            if storage is not None:
+                state.outlives(storage)
         self._live.clear()
         self._held.clear()
 

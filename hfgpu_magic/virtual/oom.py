@@ -1,4 +1,4 @@
-"""The text of PyTorch's out-of-memory error, in the words of each version.
+"""A request the allocator could not serve, and what PyTorch says about it, version by version.
 
 Programs read it (notebooks show it, retry helpers search it, `explain` takes it apart), so the virtual GPU
 says it exactly.  Sources: c10/cuda/CUDACachingAllocator.cpp from 1.13 to 2.11, reported errors of 2.10
@@ -10,6 +10,68 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ..errors import VirtualGPUError
+
+
+class AllocationFailed(VirtualGPUError):  # noqa: N818 -- the name says what happened
+    """No memory for a request, after the cache was released and it was tried again.  All bytes.
+
+    `requested` is what the program asked for, `size` that rounded, `segment_size` what was tried to get
+    from the device.  `allowed` is the limit of `set_memory_fraction`, None without one.  `allocated` and
+    `reserved` are the allocator's at that moment; `private_pools` is held for CUDA graphs.
+    `preempted`: refused before trying, as `throw_on_cudamalloc_oom` demands.
+    """
+
+    def __init__(
+        self,
+        *,
+        requested: int,
+        size: int,
+        segment_size: int,
+        device_free: int,
+        device_total: int,
+        process_memory: int,
+        allowed: int | None,
+        allocated: int,
+        reserved: int,
+        private_pools: int,
+        preempted: bool = False,
+    ) -> None:
+        self.requested = requested
+        self.size = size
+        self.segment_size = segment_size
+        self.device_free = device_free
+        self.device_total = device_total
+        self.process_memory = process_memory
+        self.allowed = allowed
+        self.allocated = allocated
+        self.reserved = reserved
+        self.private_pools = private_pools
+        self.preempted = preempted
+        super().__init__(
+            f"No room for {requested} bytes on the virtual GPU: a segment of {segment_size} bytes was "
+            f"needed, {device_free} of {device_total} bytes were free."
+        )
+
+    def message(
+        self, torch_version: str, device_index: int = 0, other_processes: Sequence[tuple[int, int]] = ()
+    ) -> str:
+        """What `torch.OutOfMemoryError` of that version says; `other_processes` are (pid, bytes)."""
+        return out_of_memory_message(
+            torch_version,
+            requested=self.segment_size,
+            device_index=device_index,
+            total=self.device_total,
+            free=self.device_free,
+            process_memory=self.process_memory,
+            allowed=self.allowed,
+            allocated=self.allocated,
+            reserved_unallocated=self.reserved - self.allocated,
+            private_pools=self.private_pools,
+            other_processes=other_processes,
+            preempted=self.preempted,
+        )
 
 
 @dataclass(frozen=True)

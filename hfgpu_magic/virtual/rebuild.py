@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from .allocator import CachingAllocator
 from .blocks import ALLOCATED, FREE, UNMAPPED, Block, FreeList
@@ -98,7 +99,7 @@ def _cut(segment: SegmentState, home: FreeList, offset: int, live: dict[int, Blo
 
 def _chain(blocks: list[Block]) -> Block:
     """Link blocks in address order and put the free ones into their list; the lowest one."""
-    for lower, upper in zip(blocks, blocks[1:], strict=False):
+    for lower, upper in pairwise(blocks):
         lower.next, upper.prev = upper, lower
     for block in blocks:
         if block.state == FREE:

@@ -9,7 +9,9 @@ memory must come out the same.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +82,29 @@ def replay(path: str | Path) -> TraceReplay:
 def replay_trace(trace: Trace, *, began: float | None = None) -> TraceReplay:
     """Replay a recording already read."""
     began = time.perf_counter() if began is None else began
-    sums = [0] * 11
+    sums: Counter[str] = Counter()
     for device in trace.devices:
         start = start_state(device, trace.settings)
         told = _Run(device, start, trace.settings, blind=False)
         told.play()
         blind = _Run(device, start, trace.settings, blind=True)
         blind.play()
-        found = (
-            len(device.events), told.allocations, told.address_matches, told.segment_events,
-            told.segment_matches, *told.compare_blocks(), told.ooms, told.oom_matches,
-            blind.allocator.max_reserved, _recorded_levels(device, start)[0],
-        )  # fmt: skip
-        sums = [a + b for a, b in zip(sums, found, strict=True)]
-    return TraceReplay(trace.name, *sums, seconds=time.perf_counter() - began)
+        blocks, agreeing = told.compare_blocks()
+        sums.update(
+            events=len(device.events),
+            allocations=told.allocations,
+            address_matches=told.address_matches,
+            segment_events=told.segment_events,
+            segment_matches=told.segment_matches,
+            blocks=blocks,
+            blocks_matches=agreeing,
+            ooms=told.ooms,
+            oom_matches=told.oom_matches,
+            peak_reserved_predicted=blind.allocator.max_reserved,
+            peak_reserved_recorded=_recorded_levels(device, start)[0],
+        )
+    counts = {f.name: sums[f.name] for f in fields(TraceReplay) if f.name not in ("trace", "seconds")}
+    return TraceReplay(trace=trace.name, seconds=time.perf_counter() - began, **counts)
 
 
 def _recorded_levels(device: DeviceTrace, start: list[SegmentState]) -> tuple[int, int | None]:
@@ -213,3 +224,31 @@ class _Run:
         }
         same = sum(ours.get(address) == block for address, block in recorded.items())
         return len(recorded), same - len(ours.keys() - recorded.keys())
+
+
+@dataclass(frozen=True)
+class Replays(Result):
+    """Several recordings replayed."""
+
+    traces: tuple[TraceReplay, ...]
+
+    @classmethod
+    def of(cls, paths: Iterable[str | Path]) -> Replays:
+        return cls(tuple(replay(path) for path in paths))
+
+    @property
+    def exact(self) -> bool:
+        return all(t.exact for t in self.traces)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"exact": self.exact, "traces": [t.to_dict() for t in self.traces]}
+
+    def to_text(self, *, color: bool = False, width: int = 88) -> str:
+        from ..views.replay import replay_text
+
+        return replay_text(self.traces, color=color, width=width)
+
+    def to_html(self) -> str:
+        from ..views.replay import replay_html
+
+        return replay_html(self.traces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
 import sys
 import traceback
@@ -60,18 +61,23 @@ def run_script(path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: s
             exec(code, main.__dict__)
 
     report, error = _run(program, gpu)
-    if error is not None and not isinstance(error, SystemExit):
+    if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
         print_traceback(error, str(script))
     return report
 
 
-def run_cell(execute: Callable[[], Any], *, gpu: str) -> tuple[RunReport, BaseException | None]:
-    """Call `execute` (a notebook cell) on the virtual `gpu`.
+def run_cell(source: str, namespace: dict[str, Any], *, gpu: str, filename: str = "<cell>") -> RunReport:
+    """Execute `source` in `namespace` on the virtual `gpu` and report what it used.
 
-    Returns the report and the error that ended the cell, if any; the error carries no frames, so that it
-    holds no tensors.
+    An out-of-memory error is a result, told by the report alone; any other error of the cell is printed
+    with its traceback too.  No exception is kept, so none holds the cell's tensors.
     """
-    return _run(execute, gpu)
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    code = compile(source, filename, "exec")
+    report, error = _run(lambda: exec(code, namespace), gpu)
+    if error is not None and report.outcome == "error" and not isinstance(error, KeyboardInterrupt):
+        print_traceback(error, filename)
+    return report
 
 
 def _run(program: Callable[[], Any], gpu: str) -> tuple[RunReport, BaseException | None]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import VirtualGPUError
 from .blocks import ALLOCATED, DEAD, FREE, UNMAPPED, Block, FreeList, Pool, PrivatePool
 from .expandable import ExpandableSegments
 from .memory import AddressSpace, DeviceMemory
+from .oom import AllocationFailed
 from .settings import MIN_BLOCK, UNLIMITED, AllocatorSettings
 from .stats import HotStats, PoolCounters, Stat, Totals
 
@@ -24,47 +24,6 @@ ROUND_LARGE = 2 * MiB  # above, its segment is a multiple of this
 
 #: action, address (free device bytes for "oom"), bytes, stream; actions as in torch's memory history.
 Observer = Callable[[str, int, int, int], None]
-
-
-class AllocationFailed(VirtualGPUError):  # noqa: N818 -- the name says what happened
-    """No memory for a request, after the cache was released and it was tried again.  All bytes.
-
-    `requested` is what the program asked for, `size` that rounded, `segment_size` what was tried to get
-    from the device.  `allowed` is the limit of `set_memory_fraction`, None without one.  `allocated` and
-    `reserved` are the allocator's at that moment; `private_pools` is held for CUDA graphs.
-    `preempted`: refused before trying, as `throw_on_cudamalloc_oom` demands.
-    """
-
-    def __init__(
-        self,
-        *,
-        requested: int,
-        size: int,
-        segment_size: int,
-        device_free: int,
-        device_total: int,
-        process_memory: int,
-        allowed: int | None,
-        allocated: int,
-        reserved: int,
-        private_pools: int,
-        preempted: bool = False,
-    ) -> None:
-        self.requested = requested
-        self.size = size
-        self.segment_size = segment_size
-        self.device_free = device_free
-        self.device_total = device_total
-        self.process_memory = process_memory
-        self.allowed = allowed
-        self.allocated = allocated
-        self.reserved = reserved
-        self.private_pools = private_pools
-        self.preempted = preempted
-        super().__init__(
-            f"No room for {requested} bytes on the virtual GPU: a segment of {segment_size} bytes was "
-            f"needed, {device_free} of {device_total} bytes were free."
-        )
 
 
 def always(*_: object) -> bool:

@@ -129,6 +129,8 @@ class VirtualGPU:
         died_of_it = error is not None and _is_out_of_memory(error)
         if oom is not None and not died_of_it:
             oom = OutOfMemory(oom.message, oom.file, oom.line, oom.requested, oom.code, caught=True)
+        if isinstance(error, KeyboardInterrupt):
+            device.note("Interrupted: the figures are those of the run so far.")
         outcome: Literal["fits", "oom", "error"] = "fits"
         if died_of_it:
             outcome = "oom"

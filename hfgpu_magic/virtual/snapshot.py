@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from .blocks import ALLOCATED, PENDING, UNMAPPED, Block
 
 if TYPE_CHECKING:
-    from .allocator import CachingAllocator
+    from .reporting import ReportingSource
 
 _STATES = {ALLOCATED: "active_allocated", PENDING: "active_pending_free"}
 
 
-def segments_of(allocator: CachingAllocator, device_index: int = 0) -> list[dict[str, Any]]:
+def segments_of(allocator: ReportingSource, device_index: int = 0) -> list[dict[str, Any]]:
     """Segments in address order.  Bytes; of an expandable segment each mapped stretch is one."""
     pool_ids = {id(pool): pool_id for pool_id, pool in allocator.private_pools.items()}
     found: list[dict[str, Any]] = []

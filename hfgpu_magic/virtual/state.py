@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Any
 
 from ..errors import VirtualGPUError
 
@@ -14,14 +15,40 @@ if TYPE_CHECKING:
 #: The running virtual device; None between runs.
 active: VirtualDevice | None = None
 
+#: Storages that outlived the run they were made in, by identity.
+_outlived: dict[int, weakref.ref[Any]] = {}
+
+
+def outlives(storage: Any) -> None:
+    """Remember a storage whose run has ended while something still holds it."""
+    cdata = storage._cdata
+    _outlived[cdata] = weakref.ref(storage, lambda _: _outlived.pop(cdata, None))
+
+
+def refuse_outlived(args: Any) -> None:
+    """Raise when a tensor among `args` belongs to a run that has ended.  Free when there is none."""
+    if not _outlived:
+        return
+    import torch
+
+    for a in args:
+        if isinstance(a, torch.Tensor):
+            if not a.is_cpu and not a.is_meta and a.untyped_storage()._cdata in _outlived:
+                raise VirtualGPUError(_ENDED)
+        elif isinstance(a, (list, tuple)):
+            refuse_outlived(a)
+
+
+_ENDED = (
+    "This tensor lived on a virtual GPU whose run has ended, so it has neither data nor a device. "
+    "Create it again, or do this inside the `with VirtualGPU(...)` block or %%gpurun cell that made it."
+)
+
 
 def current() -> VirtualDevice:
     """The running device.  Raises `VirtualGPUError` when a tensor outlived its run."""
     if active is None:
-        raise VirtualGPUError(
-            "This tensor lived on a virtual GPU whose run has ended, so it has neither data nor a device. "
-            "Create it again, or do this inside the `with VirtualGPU(...)` block or %%gpurun cell."
-        )
+        raise VirtualGPUError(_ENDED)
     return active
 
 

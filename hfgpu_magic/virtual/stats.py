@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .settings import UNLIMITED
 
 if TYPE_CHECKING:
-    from .allocator import CachingAllocator
+    from .reporting import ReportingSource
 
 #: The order of `torch.cuda.memory_stats_as_nested_dict()`.
 KINDS = ("all", "small_pool", "large_pool")
@@ -59,12 +59,16 @@ class StatPair:
         self.all = everything
 
     def increase(self, amount: int) -> None:
-        self.kind.increase(amount)
-        self.all.increase(amount)
+        for stat in (self.kind, self.all):  # not by calling them: this runs for most tensors
+            stat.current += amount
+            stat.allocated += amount
+            if stat.current > stat.peak:
+                stat.peak = stat.current
 
     def decrease(self, amount: int) -> None:
-        self.kind.decrease(amount)
-        self.all.decrease(amount)
+        for stat in (self.kind, self.all):
+            stat.current -= amount
+            stat.freed += amount
 
 
 class Totals:
@@ -210,7 +214,7 @@ class HotStats:
         return found
 
 
-def memory_stats(allocator: CachingAllocator) -> dict[str, int]:
+def memory_stats(allocator: ReportingSource) -> dict[str, int]:
     """The flat, sorted dictionary of `torch.cuda.memory_stats()`."""
     large, small = allocator.counters
     found: dict[str, int] = {}

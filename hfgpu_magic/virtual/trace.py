@@ -82,7 +82,7 @@ def load(path: str | Path) -> Trace:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UsageError(
-            f"{path} looks like a memory snapshot, but a part of it has another form than expected ({error!r})."
+            f"{path} looks like a memory snapshot, but a part of it has an unexpected form ({error!r})."
         ) from None
 
 
@@ -188,9 +188,7 @@ def start_state(trace: DeviceTrace, settings: AllocatorSettings) -> list[Segment
             ranges.remove(address, size)
         elif action == "segment_unmap":
             ranges.add(address, size)
-    segments = [
-        SegmentState(s.address, s.size, s.stream, s.small, private=s.private) for s in whole.values()
-    ]
+    segments = [SegmentState(s.address, s.size, s.stream, s.small, private=s.private) for s in whole.values()]
     segments += ranges.segments()
     segments.sort(key=lambda s: s.address)
     _place(segments, sorted(live.values(), key=lambda b: b.address), settings)

@@ -24,7 +24,7 @@ SMALL_ANY = 1024
 #: ... and integer or boolean ones up to this size (token ids, masks, positions).
 SMALL_INTEGER = 1 << 20
 
-_raw_device = backend.raw_device
+_on_card = backend.on_card
 
 
 def is_small(t: torch.Tensor) -> bool:
@@ -67,7 +67,7 @@ class Mirrors:
 
     def read(self, t: torch.Tensor) -> tuple[torch.Tensor, bool]:
         """Host view of `t` and whether its values are known.  Raises `Unmirrored`."""
-        if _raw_device(t).type != backend.NAME:
+        if not _on_card(t):
             return t, True
         storage = t.untyped_storage()
         if not storage.nbytes():

@@ -35,7 +35,7 @@ _MACROS = {
 _get_dtype = torch.get_autocast_dtype
 _cache_enabled = torch.is_autocast_cache_enabled
 _raw_to = backend.raw_to
-_raw_device = backend.raw_device
+_on_card = backend.on_card
 
 # Weight casts kept until the outermost autocast block ends: id(weight) -> (weight, its cast).
 _weights: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
@@ -117,7 +117,7 @@ def _install_switches(patches: Patches) -> None:
 
 
 def _eligible(t: Tensor) -> bool:
-    return t.is_floating_point() and t.dtype is not torch.float64 and _raw_device(t).type == backend.NAME
+    return t.is_floating_point() and t.dtype is not torch.float64 and _on_card(t)
 
 
 def _cast(x: Any, dtype: torch.dtype, lower: bool) -> Any:

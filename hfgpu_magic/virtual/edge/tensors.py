@@ -21,6 +21,7 @@ Tensor = torch.Tensor
 _device = torch.device
 _raw_device = backend.raw_device
 _raw_to = backend.raw_to
+_on_card = backend.on_card
 
 
 def install(patches: Patches, device: VirtualDevice) -> None:
@@ -29,8 +30,8 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     # This list is cached; it has to hold the original factories, which `set_default_device` recognises.
     device_context._device_constructors()
     patches.set(Tensor, "device", property(_get_device))
-    patches.set(Tensor, "is_cuda", property(lambda self: _raw_device(self).type == backend.NAME))
-    patches.set(Tensor, "get_device", lambda self: 0 if _raw_device(self).type == backend.NAME else -1)
+    patches.set(Tensor, "is_cuda", property(backend.on_card))
+    patches.set(Tensor, "get_device", lambda self: 0 if _on_card(self) else -1)
     for name, function in (("to", _to), ("cuda", _cuda), ("type", _type), ("numpy", _numpy)):
         patches.set(Tensor, name, function)
     for name, dtype in _CASTS.items():
@@ -58,7 +59,7 @@ def _to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
                 args = (target, *args[1:])
     if kwargs and kwargs.get("device") is not None:
         kwargs["device"] = to_virtual(kwargs["device"])
-    if _raw_device(self).type == backend.NAME:
+    if _on_card(self):
         # A non-blocking read-back would ask for a pinned allocator; there is nothing to wait for.
         if kwargs:
             kwargs.pop("non_blocking", None)
@@ -90,7 +91,7 @@ def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, torch.d
         elif isinstance(a, str):
             device = _device(a)
         elif isinstance(a, Tensor):
-            device, dtype = _raw_device(a), a.dtype
+            device, dtype = (backend.VDEVICE if _on_card(a) else _raw_device(a)), a.dtype
     return (_device(device) if isinstance(device, str) else device), dtype
 
 
@@ -132,7 +133,7 @@ _raw_numpy = TensorBase.numpy
 
 
 def _numpy(self: Tensor, *, force: bool = False) -> Any:
-    if not force and _raw_device(self).type == backend.NAME:
+    if not force and _on_card(self):
         raise TypeError(
             "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
         )
@@ -153,7 +154,7 @@ def _install_pinning(patches: Patches) -> None:
         return t
 
     def pin_memory(self: Tensor, device: Any = None) -> Tensor:
-        if _raw_device(self).type == backend.NAME:
+        if _on_card(self):
             raise RuntimeError(f"cannot pin '{_type(self)}' only dense CPU tensors can be pinned")
         if self.untyped_storage()._cdata in pinned:
             return self
@@ -220,9 +221,7 @@ def _install_data(patches: Patches) -> None:
     compatible = torch._has_compatible_shallow_copy_type
 
     def crosses(a: Tensor, b: Tensor) -> bool:
-        return {_raw_device(a).type, _raw_device(b).type} == {"cpu", backend.NAME} and (
-            a.layout == b.layout == torch.strided
-        )
+        return (a.is_cpu and _on_card(b) or _on_card(a) and b.is_cpu) and a.layout == b.layout == torch.strided
 
     def setter(self: Tensor, new: Tensor) -> None:
         if not crosses(self, new):
@@ -232,7 +231,7 @@ def _install_data(patches: Patches) -> None:
         post_hooks, hooks = self._post_accumulate_grad_hooks, self._backward_hooks  # type: ignore[attr-defined]
         with torch.no_grad():
             if grad is not None:
-                setter(grad, _raw_to(grad.detach(), _raw_device(new)))
+                setter(grad, _raw_to(grad.detach(), backend.VDEVICE if _on_card(new) else _raw_device(new)))
         replacement = new.detach()
         if requires_grad:
             replacement.requires_grad_(True)

@@ -43,12 +43,11 @@ def check(op: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if name not in _MIXED_DEVICES:
         for i, value in [*enumerate(args), *kwargs.items()]:
             for t in _tensors(value):
-                device = backend.raw_device(t)
-                if device.type == backend.NAME or t.dim() == 0:
+                if backend.on_card(t) or t.dim() == 0:
                     continue
                 argument = op._schema.arguments[i].name if isinstance(i, int) else i
                 raise RuntimeError(
-                    f"Expected all tensors to be on the same device, but got {argument} is on {device}, different "
+                    f"Expected all tensors to be on the same device, but got {argument} is on {t.device}, different "
                     f"from other tensors on cuda:0 (when checking argument in method wrapper_CUDA_{_wrapper(op)})"
                 )
     pair = _SAME_DTYPE.get(name)

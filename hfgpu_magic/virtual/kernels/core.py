@@ -132,11 +132,12 @@ def record_stream(self: Tensor, stream: Any) -> None:
 @kernel("copy_")
 def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     device = state.current()
+    state.refuse_outlived((self, src))
     device.operations += 1
     if self.size() != src.size():
         torch.broadcast_shapes(self.size(), src.size())
-    to_device = backend.raw_device(self).type == backend.NAME
-    on_device = backend.raw_device(src).type == backend.NAME
+    to_device = backend.on_card(self)
+    on_device = backend.on_card(src)
     nbytes = src.numel() * src.element_size()
     # A copy inside the card reads and writes its memory once; one over PCIe is bound by the bus (not modelled).
     device.seconds += max((2 if to_device and on_device else 1) * nbytes / device.gpu.bandwidth, 5e-6)

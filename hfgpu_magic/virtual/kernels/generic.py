@@ -212,6 +212,7 @@ def _out_shapes(op: Any, plan: Plan, args: Any, kwargs: Any) -> dict[str, Any] |
 def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Execute `op` on the virtual device."""
     device = state.current()
+    state.refuse_outlived(args)
     plan = plans.get(op)
     if plan is None:
         plan = plans[op] = Plan(op)
