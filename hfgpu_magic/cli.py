@@ -24,6 +24,8 @@ UNUSABLE: Final = 2
 OUT_OF_MEMORY: Final = 3
 INTERRUPTED: Final = 130
 
+_INTERRUPTED: Final = "hfgpu: interrupted; nothing was left behind."
+
 
 def entry() -> None:
     """The console script."""
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _term.write(f"hfgpu: {e}", sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
-        _term.write("hfgpu: interrupted; nothing was left behind.", sys.stderr)
+        _term.write(_INTERRUPTED, sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has seen enough.  Python would complain once more when it flushes at exit.
@@ -110,6 +112,9 @@ def _run(options: Namespace) -> int:
     _show(report, as_json=options.json)
     if timeline and not options.json:
         _term.write(f"Timeline: {timeline}", sys.stdout)
+    if report.error and report.error.startswith("KeyboardInterrupt"):
+        _term.write(_INTERRUPTED, sys.stderr)
+        return INTERRUPTED
     return {"fits": OK, "oom": OUT_OF_MEMORY, "error": FAILED}[report.outcome]
 
 
@@ -121,9 +126,20 @@ def _gpus(options: Namespace) -> int:
 
 
 def _replay(options: Namespace) -> int:
-    from .views.replays import Replays
+    from .virtual.replay import replay
 
-    _show(Replays.of(options.traces), as_json=options.json)
+    for trace in options.traces:
+        if not Path(trace).is_file():
+            raise UsageError(f"No such trace: {trace}.")
+    found = tuple(replay(trace) for trace in options.traces)
+    if options.json:
+        _print_json({"traces": [one.to_dict() for one in found]})
+    else:
+        from .views.replay import replay_text
+
+        out = sys.stdout
+        text = replay_text(found, color=_term.wants_color(out), width=_term.columns(out))
+        _term.write(text, out)
     return OK
 
 

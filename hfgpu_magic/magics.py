@@ -55,13 +55,23 @@ class HfgpuMagics(Magics):
                 raise UsageError(f"--into needs a variable name, not {options.into!r}.")
             parse_gpus(options.gpu)  # a wrong name is told before torch is imported
 
-            from .virtual.runner import run_cell
+            from .cells import as_function
+            from .virtual import VirtualGPU
 
-            source = self.shell.transform_cell(cell)
-            report = run_cell(source, self.shell.user_ns, gpu=options.gpu)
-            if options.into:
-                self.shell.user_ns[options.into] = report
-            self._show(report, options)
+            execute = as_function(self.shell, f"%%gpurun {line}", cell)
+            virtual = VirtualGPU(options.gpu)
+            try:
+                with virtual:
+                    execute()
+            except BaseException:
+                # Running out is a result, told by the report; any other error stays the cell's own.
+                if virtual.never_started or virtual.report.outcome != "oom":
+                    raise
+            finally:
+                if not virtual.never_started:
+                    if options.into:
+                        self.shell.user_ns[options.into] = virtual.report
+                    self._show(virtual.report, options)
 
         _carry_out("run", line, call)
 

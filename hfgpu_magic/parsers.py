@@ -127,11 +127,10 @@ def _run(edge: Edge) -> Parser:
         epilog=None if edge == "magic" else "Exit status: 0 it fits, 3 out of memory, 1 the script failed.",
     )
     if edge == "magic":
-        gpu = "a GPU of %%gpus; T4x2 means two"
-        p.add_argument("gpu", metavar="NAME", nargs="+", action=_Words, help=gpu)
+        p.add_argument("gpu", metavar="NAME", nargs="+", action=_Words, help="a GPU of %%gpus")
         p.add_argument("--into", metavar="VAR", help="also keep the report in this variable")
         return _output(p, edge)
-    p.add_argument("--gpu", metavar="NAME[xN]", required=True, help="a GPU of `hfgpu gpus`; T4x2 means two")
+    p.add_argument("--gpu", metavar="NAME", required=True, help="a GPU of `hfgpu gpus`")
     p.add_argument("--timeline", metavar="FILE", help="write the report with its timeline here as html")
     _output(p, edge)
     p.add_argument("script", metavar="SCRIPT", help="the program to run")

@@ -88,8 +88,10 @@ def place(file: str | None, line: int | None) -> str:
     """File and line as people say them; no file means that no line of the user's own is to blame."""
     if file is None:
         return "outside the program's own lines"
-    name = Path(file).name if not file.startswith("<") else file
-    return f"at {name}:{line}" if line is not None else f"in {name}"
+    path = Path(file)
+    if path.parent.name.startswith("ipykernel_") or path.name.startswith("<ipython-input-"):
+        return f"at line {line} of the cell"
+    return f"at {path.name}:{line}" if line is not None else f"in {path.name}"
 
 
 def _devices(report: RunReport, color: bool, width: int) -> str:

@@ -1,0 +1,53 @@
+"""Executing the body of a cell magic as if it were a cell: its own lines, its own traceback."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+
+def as_function(shell: InteractiveShell, line: str, cell: str) -> Callable[[], None]:
+    """The cell below a `%%magic` line as something to call, in the user's namespace.
+
+    IPython's syntax works and a last expression is shown, as in any cell.  Line numbers count the
+    magic's own line, so they are those the editor shows.  An error that leaves the call carries its
+    traceback ready drawn, without a frame outside the cell's own, for whoever shows it later.
+
+    Raises `UsageError` where the cell is not Python.
+    """
+    body = shell.transform_cell(cell)
+    name = shell.compile.cache("\n" + body, shell.execution_count, raw_code=line + "\n" + cell)
+    try:
+        tree = ast.increment_lineno(ast.parse(body, name), 1)
+        last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
+        statements = compile(tree, name, "exec")
+        shown = compile(ast.Interactive(last), name, "single")
+    except SyntaxError as e:
+        # Said by hand: IPython would show such an error with every frame of ours above it.
+        raise UsageError(f"{type(e).__name__} in line {(e.lineno or 0) + 1} of the cell: {e.msg}.") from None
+
+    def run() -> None:
+        try:
+            exec(statements, shell.user_ns)  # noqa: S102
+            exec(shown, shell.user_ns)  # noqa: S102
+        except BaseException as error:
+            _draw(shell, error, name)
+            raise
+
+    return run
+
+
+def _draw(shell: InteractiveShell, error: BaseException, name: str) -> None:
+    """Leaves `error` with the lines IPython is to show for it: from the cell's frame inwards."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != name:
+        trace = trace.tb_next
+    lines = list(shell.InteractiveTB.structured_traceback(type(error), error, trace))
+    # IPython's protocol for exceptions that know how to show themselves.
+    error._render_traceback_ = lambda *_: lines  # type: ignore[attr-defined]
