@@ -119,7 +119,8 @@ def test_enough_cards_of_every_kind() -> None:
     lent = {(lender, c.name) for c in cards for lender in c.lenders}
     assert lent >= {
         ("Colab", "T4"), ("Colab", "L4"), ("Colab", "A100 SXM4 40GB"), ("Colab", "A100 SXM4 80GB"),
-        ("Colab", "H100 SXM"), ("Kaggle", "P100 PCIe 16GB"), ("Kaggle", "T4"), ("SageMaker Studio Lab", "T4"),
+        ("Colab", "H100 SXM"), ("Colab", "RTX PRO 6000 Blackwell Server"), ("Kaggle", "P100 PCIe 16GB"),
+        ("Kaggle", "T4"), ("SageMaker Studio Lab", "T4"),
     }  # fmt: skip
 
 

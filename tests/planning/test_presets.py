@@ -90,10 +90,11 @@ def test_has_the_published_number_of_parameters(preset: Preset) -> None:
 # Keys of published configs that transformers 5 reads under another name, by attribute, or no longer at all.
 PUBLISHED = {
     "torch_dtype", "rope_theta", "rope_scaling", "rope_local_base_freq", "global_rope_theta",
-    "local_rope_theta", "rotary_emb_base", "rotary_pct", "partial_rotary_factor", "sliding_window_pattern", "max_window_layers",
-    "global_attn_every_n_layers", "head_dim", "hidden_act", "attention_bias", "activation_dropout", "n_ctx",
-    "n_positions", "initial_context_length", "experts_per_token", "tie_weights_", "position_buckets",
-    "norm_rel_ebd", "share_att_key", "decoder_start_token_id", "num_labels",
+    "local_rope_theta", "rotary_emb_base", "rotary_pct", "partial_rotary_factor",
+    "sliding_window_pattern", "max_window_layers", "global_attn_every_n_layers", "head_dim", "hidden_act",
+    "attention_bias", "activation_dropout", "n_ctx", "n_positions", "initial_context_length",
+    "experts_per_token", "tie_weights_", "position_buckets", "norm_rel_ebd", "share_att_key",
+    "decoder_start_token_id", "num_labels",
 }  # fmt: skip
 
 
