@@ -137,10 +137,19 @@ class Facts:
         seen = (d for d in self.devices if d.cuda_index is None and d.state == "ok" and d.message == UNASKED)
         return numbered + tuple(d for d in seen if self.drives(d.backend))
 
+    @property
+    def driven(self) -> tuple[DeviceSnapshot, ...]:
+        """The usable devices that the installed torch can drive.  A catalog card counts as driven: its torch
+        is judged by a rule of its own.
+        """
+        return tuple(d for d in self.usable if self.target or self.drives(d.backend))
+
     def drives(self, backend: str) -> bool:
         """Is the installed torch, or a package beside it, built for this kind of device?"""
         if self.torch is None:
             return False
+        if backend == "virtual":
+            return True
         if backend in ("rocm", "xpu", "cuda"):
             return bool({"rocm": self.torch.hip, "xpu": self.torch.xpu, "cuda": self.torch.cuda}[backend])
         row = next((r for r in table("backends")["backend"] if r["key"] == backend), None)

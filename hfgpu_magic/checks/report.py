@@ -72,7 +72,8 @@ def evaluate(facts: Facts, rules: Iterable[Rule] | None = None) -> tuple[Check, 
                 continue
             weight = profile["severity"].get(check.id)
             checks.append(check.at(weight) if weight and check.status in ("warn", "fail") else check)
-    return tuple(sorted(checks, key=lambda check: STATUSES.index(check.status)))
+    # Worst first; among equals, those with something to do.
+    return tuple(sorted(checks, key=lambda check: (STATUSES.index(check.status), check.fix is None)))
 
 
 def report(facts: Facts) -> CheckReport:
@@ -109,7 +110,7 @@ def summary(facts: Facts, checks: tuple[Check, ...]) -> str:
         if rows
     ]
     tail = f": {', '.join(counts)}" if counts else ""
-    first = f" (first: {failed[0].title}, {failed[0].found})" if failed else ""
+    first = f"; to fix first: {failed[0].title}" if failed else ""
     return f"{verdict}{tail}. {device}, {torch}{first}"
 
 

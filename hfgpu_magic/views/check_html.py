@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from ._style import block, state
-from .check_text import driver_line, heading, memory_line, overall, place, readings, used_share
+from .check_text import driver_line, heading, memory_line, overall, readings, used_share
 
 if TYPE_CHECKING:
     from ..checks.report import CheckReport
@@ -21,7 +21,7 @@ def check_html(report: CheckReport) -> str:
         _cards(report),
         *(_finding(check) for status in ("fail", "warn") for check in report.by_status(status)),
         _folded(report, "pass", "fine"),
-        _folded(report, "skip", "not judged here"),
+        _folded(report, "skip", "not here, or not judged"),
     ]
     return block("check", "".join(body))
 
@@ -33,7 +33,7 @@ def _cards(report: CheckReport) -> str:
 
 
 def _card(device: DeviceSnapshot, report: CheckReport) -> str:
-    small = [place(device)]
+    small = []
     if report.gpu is None:
         small += [
             x for x in [driver_line(report) if device.backend == "cuda" else "", *readings(device)] if x

@@ -19,7 +19,7 @@ STATES: Final = {
     "fail": ("✗", "To fix", "red"),
     "warn": ("⚠", "To know", "yellow"),
     "pass": ("✓", "Fine", "green"),
-    "skip": ("–", "Not judged here", "dim"),
+    "skip": ("–", "Not here, or not judged", "dim"),
 }
 _LABEL: Final = 9
 _BAR: Final = 30
@@ -38,7 +38,7 @@ def check_text(report: CheckReport, *, color: bool = False, width: int = 80) -> 
 
 
 def overall(report: CheckReport) -> str:
-    """ "fail", "warn" or "pass": the worst status there is."""
+    """The worst status there is, of "fail", "warn" and "pass"."""
     return next((s for s in ("fail", "warn") if report.by_status(s)), "pass")
 
 
@@ -86,7 +86,7 @@ def driver_line(report: CheckReport) -> str:
 
 
 def heading(device: DeviceSnapshot) -> str:
-    parts = [f"{device.name}"]
+    parts = [f"GPU {device.index}" if isinstance(device.name, NotAvailable) else device.name]
     if not isinstance(device.capability, NotAvailable):
         parts.append(f"capability {device.capability[0]}.{device.capability[1]}")
     return ", ".join(parts)
@@ -108,8 +108,8 @@ def memory_line(device: DeviceSnapshot) -> str:
 
 
 def _device(device: DeviceSnapshot, report: CheckReport, color: bool, width: int) -> str:
-    head = f"GPU {device.index}  {heading(device)}"
-    lines = [paint(head, "bold", color=color) + f"  {place(device)}"]
+    head = heading(device)
+    lines = [paint(f"{place(device)}  {head}", "bold", color=color)]
     share = used_share(device)
     memory = memory_line(device)
     if share is not None:
@@ -139,7 +139,7 @@ def _finding(check: Check, color: bool, width: int) -> str:
     if check.fix:
         # A command stays on one line however long: it is there to be copied.
         label = paint("fix", "bold", color=color) + " " * (_LABEL - 3)
-        lines.append(f"  {label}{check.fix}")
+        lines += [f"  {' ' * _LABEL if n else label}{line}" for n, line in enumerate(check.fix.splitlines())]
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ def torch_compile(facts: Facts) -> list[Check]:
     def verdict(why: str, fix: str | None) -> list[Check]:
         return [Topic("compile", title, required, _SOURCE).warn(found, why, fix)]
 
-    if not facts.cuda:
+    if not any(d.backend in ("cuda", "virtual") for d in facts.driven):
         if facts.system.c_compiler:
             return [
                 Topic("compile", title, "a C++ compiler (on the CPU)", _SOURCE).ok(

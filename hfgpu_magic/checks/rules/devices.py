@@ -15,6 +15,10 @@ from ..tables import table
 _HIDING = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
+def name(device: DeviceSnapshot) -> str:
+    return f"GPU {device.index}" if isinstance(device.name, NotAvailable) else device.name
+
+
 def label(device: DeviceSnapshot) -> str:
     """'Tesla T4 (14.75 GiB, capability 7.5)'."""
     parts = []
@@ -22,7 +26,7 @@ def label(device: DeviceSnapshot) -> str:
         parts.append(format_bytes(device.total))
     if not isinstance(device.capability, NotAvailable):
         parts.append(f"capability {device.capability[0]}.{device.capability[1]}")
-    return f"{device.name}" + (f" ({', '.join(parts)})" if parts else "")
+    return name(device) + (f" ({', '.join(parts)})" if parts else "")
 
 
 def listing(devices: tuple[DeviceSnapshot, ...]) -> str:
@@ -57,7 +61,7 @@ def present(facts: Facts) -> list[Check]:
         variable = next((name for name in _HIDING if name in facts.environ), "")
         if not variable:
             return [topic.warn(f"{listing(hidden)}, not offered to this process", cpu, None)]
-        fix = f"unset {variable}   (in a notebook: del os.environ[{variable!r}], then restart the kernel)"
+        fix = f"unset {variable}\n# in a notebook: del os.environ[{variable!r}] before torch is imported"
         return [topic.warn(f"{listing(hidden)}, hidden by {variable}={facts.environ[variable]!r}", cpu, fix)]
     if facts.driver.state not in ("ok", "no_library"):
         return [topic.fail("none that answers (see NVIDIA driver)", cpu, None)]
@@ -69,7 +73,7 @@ def present(facts: Facts) -> list[Check]:
     place = _place(facts)
     fix = absent.get(place, absent["none"])
     if place == "container":
-        fix = f"{absent['none']}; if the host has a GPU: {absent['container']}"
+        fix = f"{absent['none']}\n# if the host has a GPU: {absent['container']}"
     why = (
         "small models train and run on the CPU, and 4-bit and 8-bit ones load on it; a virtual GPU shows "
         "what larger ones would do on a card you do not have; Colab and Kaggle lend a T4"
@@ -82,8 +86,9 @@ def driver_state(facts: Facts) -> list[Check]:
     if driver.state == "no_library" or facts.target:
         return []
     required = "answers, and its parts are of one version"
-    if driver.state == "ok":
-        version = f"{driver.version}" + (
+    # A lost card has a check of its own, and the driver still answers for the others.
+    if driver.state == "ok" or (driver.state == "gpu_lost" and any(d.state == "lost" for d in facts.devices)):
+        version = ("tells no version" if isinstance(driver.version, NotAvailable) else driver.version) + (
             "" if isinstance(driver.cuda, NotAvailable) else f", CUDA {driver.cuda[0]}.{driver.cuda[1]}"
         )
         return [
@@ -238,7 +243,7 @@ def mig(facts: Facts) -> list[Check]:
             Topic("gpu.mig", "MIG", "one instance at least", source).fail(
                 f"{parents[0].name}: MIG is on, no instance exists",
                 "a GPU in MIG mode runs nothing outside an instance",
-                f"sudo nvidia-smi -i {parents[0].index} -mig 0   (or make instances: nvidia-smi mig -lgip)",
+                f"sudo nvidia-smi -i {parents[0].index} -mig 0\n# or: nvidia-smi mig -lgip",
             )
         ]
     return [
@@ -252,7 +257,7 @@ def mig(facts: Facts) -> list[Check]:
 def noticed(facts: Facts) -> list[Check]:
     """What the probe noticed and no other rule says."""
     lost = tuple(f"GPU {d.index} " for d in facts.devices if d.state != "ok")
-    said_elsewhere = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+    said_elsewhere = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "pynvml")
     left = [
         problem
         for problem in facts.inventory.problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...devices.na import NotAvailable
+from ...devices.snapshot import DeviceSnapshot
 from ...units import GiB, format_bytes
 from ..facts import Facts
 from ..rule import Check, Topic
@@ -22,7 +23,7 @@ def devices(facts: Facts) -> list[Check]:
             Topic("distributed.devices", "Several GPUs", ">= 2", source).warn(
                 f"{count} usable",
                 "there is nothing to distribute over",
-                "hfgpu check --gpu T4x2 --for distributed   (to plan for such a machine)",
+                "# to plan for such a machine:\nhfgpu check --gpu T4x2 --for distributed",
             )
         ]
     kinds = {(d.name, d.total) for d in facts.usable}
@@ -31,7 +32,7 @@ def devices(facts: Facts) -> list[Check]:
             Topic("distributed.devices", "Several GPUs", "cards of one kind", source).warn(
                 listing(facts.usable),
                 "every step waits for the slowest card, and the smallest memory limits all",
-                "CUDA_VISIBLE_DEVICES=<the equal ones>",
+                _largest_kind(facts),
             )
         ]
     return [
@@ -39,6 +40,19 @@ def devices(facts: Facts) -> list[Check]:
             listing(facts.usable), "one process a card"
         )
     ]
+
+
+def _largest_kind(facts: Facts) -> str | None:
+    """The setting that leaves the kind of card with most memory in all; by UUID, whatever the order is."""
+    kinds: dict[object, list[DeviceSnapshot]] = {}
+    for device in facts.cuda:
+        kinds.setdefault((device.name, device.total), []).append(device)
+
+    def memory(cards: list[DeviceSnapshot]) -> int:
+        return sum(0 if isinstance(d.total, NotAvailable) else d.total for d in cards)
+
+    best = max(kinds.values(), key=memory, default=[])
+    return "export CUDA_VISIBLE_DEVICES=" + ",".join(str(d.uuid) for d in best) if best else None
 
 
 def launcher(facts: Facts) -> list[Check]:
@@ -56,12 +70,12 @@ def launcher(facts: Facts) -> list[Check]:
     n = len(facts.cuda)
     launch = f"accelerate launch --num_processes {n} your_script.py"
     if facts.system.notebook:
-        launch = f"accelerate.notebook_launcher(train, num_processes={n})   (before anything touches CUDA)"
+        launch = f"accelerate.notebook_launcher(train, num_processes={n})  # before anything touches CUDA"
     return [
         Topic("distributed.launcher", title, "one process a GPU", source).warn(
             f"{n} GPUs, one process",
             "Trainer would use DataParallel: slow, and GPU 0 holds more than the others and runs out first",
-            f"{launch}   or CUDA_VISIBLE_DEVICES=0 for one card",
+            f"{launch}\n# or one card: export CUDA_VISIBLE_DEVICES=0",
         )
     ]
 
@@ -98,7 +112,7 @@ def ranks(facts: Facts) -> list[Check]:
             Topic("distributed.ranks", "Ranks", "what a launcher sets", source).warn(
                 "; ".join(problems),
                 "transformers believes it is one of several processes and waits for the others",
-                f"unset {' '.join(given)}   (or start through accelerate launch / torchrun)",
+                f"unset {' '.join(given)}\n# or start through accelerate launch or torchrun",
             )
         ]
     return [

@@ -6,16 +6,21 @@ import os
 
 from ...devices.na import NotAvailable
 from ...devices.snapshot import DeviceSnapshot
-from ...units import GiB, format_bytes
+from ...units import MiB, format_bytes
 from ..facts import Facts
-from ..rule import Check, Status, Topic
+from ..rule import Check, Topic
 from ..tables import table
+from .devices import name
 
 #: A card sold as "8 GB" shows a few percent less: firmware, ECC and page tables come off first
 #: (a 16 GB T4 offers 15.8e9 bytes to CUDA).
 _NOMINAL = 0.95
 #: Share of a card that others may hold before it is worth a warning.
 _TAKEN = 0.25
+#: Cards and processes spelled out before "and N more".
+_SHOWN = 4
+#: Below this the driver's own bookkeeping is all there is.
+_WORTH_NAMING = 512 * MiB
 
 
 def _billions(parameters: float) -> str:
@@ -45,7 +50,7 @@ def total(facts: Facts) -> list[Check]:
     for device, count in _per_kind(facts.usable):
         many = f" each ({count} cards)" if count > 1 else ""
         ident = "memory.total" if device.cuda_index in (0, None) else f"memory.total.{device.cuda_index}"
-        title = f"Memory of {device.name}"
+        title = f"Memory of {name(device)}"
         if isinstance(device.total, NotAvailable):
             checks.append(
                 Topic(ident, title, format_bytes(floor), profile["memory_source"]).skip(
@@ -72,7 +77,7 @@ def total(facts: Facts) -> list[Check]:
                 (
                     None
                     if enough
-                    else "4-bit weights (QLoRA), a smaller model, or try a larger card: "
+                    else "# 4-bit weights (QLoRA) or a smaller model; or try a larger card:\n"
                     "hfgpu run --gpu T4 your_script.py"
                 ),
             )
@@ -81,38 +86,41 @@ def total(facts: Facts) -> list[Check]:
 
 
 def free(facts: Facts) -> list[Check]:
-    checks = []
-    for device in facts.usable:
-        if (
-            isinstance(device.total, NotAvailable)
-            or isinstance(device.free, NotAvailable)
-            or device.total <= 0
-        ):
-            continue
-        taken = device.total - device.free
-        if not isinstance(device.reserved, NotAvailable):
-            taken -= device.reserved
-        holders = _holders(device)
-        status: Status = "warn" if taken > _TAKEN * device.total else "pass"
-        found = f"{format_bytes(device.free)} of {format_bytes(device.total)} free"
-        if taken > 0.05 * GiB:
-            found += f"; held by {holders}" if holders else "; the driver does not tell by whom"
-        checks.append(
-            Topic(
-                f"memory.free.{device.cuda_index or 0}",
-                f"Free memory of {device.name}",
-                f"at least {1 - _TAKEN:.0%} free",
-                "NVML device memory and running processes",
-            ).verdict(
-                status,
-                found,
-                "what other processes hold (another notebook's kernel, most often) is missing here",
-                None
-                if status == "pass"
-                else "shut down the other kernel, or: nvidia-smi, then end the process you own",
-            )
-        )
-    return checks
+    """One check for all cards: the ones that others hold, or how much is free."""
+    told = [(d, *sizes) for d in facts.usable if (sizes := _taken(d)) is not None]
+    if not told:
+        return []
+    topic = Topic(
+        "memory.free",
+        "Free memory",
+        f"at least {1 - _TAKEN:.0%} of the card",
+        "NVML device memory and running processes",
+    )
+    why = "what other processes hold (another notebook's kernel, most often) is missing here"
+    held = [(d, taken) for d, taken, total in told if taken > _TAKEN * total]
+    lines = [_free_line(d, taken) for d, taken in held or [(d, taken) for d, taken, _ in told]]
+    found = "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+    if not held:
+        return [topic.ok(found, why)]
+    fix = "nvidia-smi\n# then shut down that notebook's kernel, or end the process if it is yours"
+    return [topic.warn(found, why, fix)]
+
+
+def _taken(device: DeviceSnapshot) -> tuple[int, int] | None:
+    """Bytes in use by processes, and in total; None where the driver does not tell."""
+    total, free, reserved = device.total, device.free, device.reserved
+    if isinstance(total, NotAvailable) or isinstance(free, NotAvailable) or total <= 0:
+        return None
+    return total - free - (0 if isinstance(reserved, NotAvailable) else reserved), total
+
+
+def _free_line(device: DeviceSnapshot, taken: int) -> str:
+    where = f"cuda:{device.cuda_index} " if device.cuda_index is not None else ""
+    line = f"{where}{format_bytes(device.free)} of {format_bytes(device.total)} free"
+    if taken < _WORTH_NAMING:
+        return line
+    holders = _holders(device)
+    return f"{line}, held by {holders}" if holders else f"{line}, the driver does not tell who holds it"
 
 
 def _holders(device: DeviceSnapshot) -> str:
@@ -124,8 +132,9 @@ def _holders(device: DeviceSnapshot) -> str:
             "" if isinstance(process.used_memory, NotAvailable) else f" {format_bytes(process.used_memory)}"
         )
         me = " (this process)" if process.pid == os.getpid() else ""
-        named.append(f"{process.name} [{process.pid}]{size}{me}")
-    return ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
+        name = "a process" if isinstance(process.name, NotAvailable) else process.name
+        named.append(f"{name} [{process.pid}]{size}{me}")
+    return ", ".join(named[:_SHOWN]) + (f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else "")
 
 
 RULES = (total, free)

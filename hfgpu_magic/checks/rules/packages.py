@@ -168,6 +168,7 @@ def flash_attention(facts: Facts) -> list[Check]:
 def nvml_binding(facts: Facts) -> list[Check]:
     """Three distributions ship a module called pynvml; two of them are outdated."""
     clash = []
+    repair = "pip uninstall -y pynvml nvidia-ml-py3 && pip install --force-reinstall nvidia-ml-py"
     if "nvidia-ml-py3" in facts.versions:
         clash.append("nvidia-ml-py3")
     old = facts.version("pynvml")
@@ -175,6 +176,13 @@ def nvml_binding(facts: Facts) -> list[Check]:
         clash.append("pynvml")
     found = ", ".join(f"{n} {facts.version(n)}" for n in ("nvidia-ml-py", *clash) if n in facts.versions)
     source = "PyPI pages of nvidia-ml-py and pynvml; pynvml 12 only points to nvidia-ml-py"
+    problem = next((p for p in facts.inventory.problems if "pynvml" in p), "")
+    if not clash and problem:
+        return [
+            Topic("package.nvidia-ml-py", "nvidia-ml-py", "a module pynvml of its own", source).warn(
+                problem, "without a working one nobody can ask the driver", repair
+            )
+        ]
     if not clash:
         if "nvidia-ml-py" not in facts.versions:
             return [
@@ -196,7 +204,7 @@ def nvml_binding(facts: Facts) -> list[Check]:
                 "they overwrite the module pynvml of nvidia-ml-py with an old one; which wins depends on the "
                 "order of installation"
             ),
-            f"pip uninstall -y {' '.join(clash)} && pip install --force-reinstall nvidia-ml-py",
+            repair,
         )
     ]
 

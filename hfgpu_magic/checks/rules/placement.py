@@ -10,9 +10,9 @@ _TORCH_NAMES = {"rocm": "cuda", "virtual": "cuda", "xla": "xla"}
 
 
 def _first(facts: Facts) -> str:
-    if not facts.usable:
+    if not facts.driven:
         return "cpu"
-    backend = facts.usable[0].backend
+    backend = facts.driven[0].backend
     return _TORCH_NAMES.get(backend, backend)
 
 
@@ -20,7 +20,7 @@ def device_map(facts: Facts) -> list[Check]:
     source = "transformers 5.23 integrations/accelerate.py"
     title = "device_map"
     device = _first(facts)
-    count = len(facts.usable)
+    count = len(facts.driven)
     accelerate = "accelerate" in facts.versions
     local = facts.environ.get("LOCAL_RANK")
     none = "None: weights load on the CPU, you move the model" if device != "cpu" else "None: CPU"
@@ -67,7 +67,7 @@ def trainer(facts: Facts) -> list[Check]:
     accelerate = facts.version("accelerate")
     if accelerate is None or not satisfies(accelerate, floor):
         return []  # package.accelerate says it
-    device, count = _first(facts), len(facts.usable)
+    device, count = _first(facts), len(facts.driven)
     world = facts.environ.get("WORLD_SIZE", "")
     if device == "cpu":
         found = "trains on the CPU (TrainingArguments with bf16=True or fp16=True is refused or slow there)"

@@ -46,6 +46,10 @@ _WORDS = {
 }
 
 
+def _said(key: str, value: str) -> str:
+    return _WORDS.get((key, value), "in hardware" if value == "yes" else "not in hardware")
+
+
 def formats(facts: Facts) -> list[Check]:
     groups = _groups(facts)
     if not groups:
@@ -53,10 +57,7 @@ def formats(facts: Facts) -> list[Check]:
     checks = []
     for key, (title, floor) in _FORMATS.items():
         values = {row[key] for row, _ in groups}
-        found = "; ".join(
-            f"{devices[0].name}: {_WORDS.get((key, row[key]), 'in hardware' if row[key] == 'yes' else 'no')}"
-            for row, devices in groups
-        )
+        found = "; ".join(f"{devices[0].name}: {_said(key, row[key])}" for row, devices in groups)
         status: Status = "pass"
         why, fix = _reason(key), None
         if key in ("fp8", "fp4"):
@@ -74,7 +75,7 @@ def formats(facts: Facts) -> list[Check]:
 def _reason(key: str) -> str:
     return {
         "fp16": "half the memory of fp32; to train it needs fp32 weights and gradient scaling (fp16=True)",
-        "bf16": "fp32's range in half the memory; Trainer and accelerate do not stop you where it is emulated",
+        "bf16": "fp32's range in half the memory; Trainer and accelerate let it pass where it is emulated",
         "fp8": "half of 16-bit weights for inference; elsewhere transformers dequantizes them to bf16",
         "fp4": "NVFP4 and MXFP4 arithmetic; elsewhere 4-bit weights are stored in 4 bits and computed in 16",
     }[key]

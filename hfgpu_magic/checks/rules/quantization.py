@@ -49,7 +49,7 @@ def _judge(facts: Facts, row: dict[str, Any]) -> Verdict:
 def _device(facts: Facts, row: dict[str, Any]) -> str | None:
     """Where the method would run here; None: nowhere."""
     floor = tuple(row.get("capability", (0, 0)))
-    for device in facts.usable:
+    for device in facts.driven:
         backend = "cuda" if device.backend == "virtual" else device.backend
         if backend not in row["devices"]:
             continue
@@ -57,7 +57,7 @@ def _device(facts: Facts, row: dict[str, Any]) -> str | None:
         if backend == "cuda" and not isinstance(capability, NotAvailable) and capability < floor:
             continue
         return f"{device.name}"
-    return "the CPU" if "cpu" in row["devices"] and not facts.usable else None
+    return "the CPU" if "cpu" in row["devices"] and not facts.driven else None
 
 
 def _need(facts: Facts, need: str) -> tuple[tuple[str, ...], str]:
