@@ -43,5 +43,8 @@ class Result:
     def to_html(self) -> str:
         raise NotImplementedError
 
+    def __str__(self) -> str:
+        return self.to_text()
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": self.to_text(), "text/html": self.to_html()}

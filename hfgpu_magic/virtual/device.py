@@ -38,10 +38,18 @@ class _StorageRef(weakref.ref[Any]):
 class VirtualDevice:
     """The card's state during a run."""
 
-    def __init__(self, gpu: GPU, *, context: int | None = None, settings: AllocatorSettings | None = None) -> None:
+    def __init__(
+        self,
+        gpu: GPU,
+        *,
+        context: int | None = None,
+        memory: int | None = None,
+        settings: AllocatorSettings | None = None,
+    ) -> None:
         self.gpu = gpu
-        self.memory = DeviceMemory(gpu.memory_total, gpu.context if context is None else context)
-        space = address.shared_range(gpu.memory_total)
+        total = gpu.memory_total if memory is None else memory
+        self.memory = DeviceMemory(total, gpu.context if context is None else context)
+        space = address.shared_range(total)
         self.allocator = CachingAllocator(
             self.memory,
             settings if settings is not None else AllocatorSettings.from_environ(os.environ),

@@ -97,7 +97,7 @@ def _folder(name: Any) -> Any:
     from ..planning.presets import find_preset
 
     preset = find_preset(name)
-    return name if preset is None else str(preset.path)
+    return name if preset is None else str(preset.folder)
 
 
 def _replaceable(folder: Any, kwargs: dict[str, Any]) -> bool:

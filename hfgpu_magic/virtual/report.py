@@ -96,7 +96,16 @@ class RunReport(Result):
     notes: tuple[str, ...] = ()
     error: str | None = None
     largest_at_peak: tuple[Holding, ...] = ()
+    demand: DeviceUse | None = None
+    """What the program would have needed on a card of this kind with memory to spare; only where asked for."""
+    measured: bool = False
+    """True when a real card was measured, False for a virtual one."""
     timeline: tuple[TimelinePoint, ...] = field(default=(), repr=False)
+
+    @property
+    def needed(self) -> Peak:
+        """The peak the program wants: `demand` where it is known, else what was reached."""
+        return self.demand.peak if self.demand else self.peak
 
     @property
     def headroom(self) -> int:

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,8 +67,17 @@ def run_script(path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: s
     return report
 
 
-def run_cell(source: str, namespace: dict[str, Any], *, gpu: str, filename: str = "<cell>") -> RunReport:
+#: "Memory to spare" for the run that finds a program's demand (bytes).
+_AMPLE = 1 << 40
+
+
+def run_cell(
+    source: str, namespace: dict[str, Any], *, gpu: str, demand: bool = False, filename: str = "<cell>"
+) -> RunReport:
     """Execute `source` in `namespace` on the virtual `gpu` and report what it used.
+
+    With `demand`, a cell that runs out of memory is executed a second time on the same card with memory
+    to spare, and `report.demand` says what it would have needed.
 
     An out-of-memory error is a result, told by the report alone; any other error of the cell is printed
     with its traceback too.  No exception is kept, so none holds the cell's tensors.
@@ -77,13 +87,20 @@ def run_cell(source: str, namespace: dict[str, Any], *, gpu: str, filename: str 
     report, error = _run(lambda: exec(code, namespace), gpu)
     if error is not None and report.outcome == "error" and not isinstance(error, KeyboardInterrupt):
         print_traceback(error, filename)
+    del error
+    if demand and report.outcome == "oom":
+        ample, _ = _run(lambda: exec(code, namespace), gpu, memory=_AMPLE)
+        if ample.outcome == "fits":
+            report = replace(report, demand=ample.devices[0])
     return report
 
 
-def _run(program: Callable[[], Any], gpu: str) -> tuple[RunReport, BaseException | None]:
+def _run(
+    program: Callable[[], Any], gpu: str, memory: int | None = None
+) -> tuple[RunReport, BaseException | None]:
     from .session import VirtualGPU
 
-    virtual = VirtualGPU(gpu)
+    virtual = VirtualGPU(gpu, memory=memory)
     error: BaseException | None = None
     try:
         with virtual:

@@ -29,7 +29,7 @@ class VirtualGPU:
     4194304
 
     `name` is a card of the catalog, spelled as people spell it.  `context` overrides the catalog's
-    estimate of the CUDA context (bytes).  Inside the block tensors on `cuda` have shapes, types and
+    estimate of the CUDA context (bytes), `memory` the card's total memory (bytes).  Inside the block tensors on `cuda` have shapes, types and
     addresses but no data; PyTorch's caching allocator is modelled to the byte, and the card's limit
     raises the same `torch.OutOfMemoryError` as the card would.  Leaving the block, by whatever way,
     restores PyTorch.
@@ -38,11 +38,12 @@ class VirtualGPU:
     this process already uses a real one.
     """
 
-    def __init__(self, name: str, *, context: int | None = None) -> None:
+    def __init__(self, name: str, *, context: int | None = None, memory: int | None = None) -> None:
         self.gpu, count = parse_gpus(name)
         if count != 1:
             raise UsageError(f"{name!r} asks for {count} GPUs; one virtual GPU at a time for now. Try {self.gpu.name!r}.")
         self._context = context
+        self._memory = self.gpu.memory_total if memory is None else memory
         self._device: VirtualDevice | None = None
         self._patches: Patches | None = None
         self._started = 0.0
@@ -62,7 +63,7 @@ class VirtualGPU:
         _refuse_beside_real_gpu()
         backend.ensure_registered()
         generic.clear()
-        device = VirtualDevice(self.gpu, context=self._context)
+        device = VirtualDevice(self.gpu, context=self._context, memory=self._memory)
         patches = Patches()
         try:
             state.active = device
@@ -137,10 +138,10 @@ class VirtualGPU:
         elif error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0)):
             outcome = "error"
         categories = by_category(at_peak)
-        use = DeviceUse(0, self.gpu.driver_name, self.gpu.memory_total, peak, categories)
+        use = DeviceUse(0, self.gpu.driver_name, self._memory, peak, categories)
         return RunReport(
             gpu=self.gpu.name,
-            total_memory=self.gpu.memory_total,
+            total_memory=self._memory,
             outcome=outcome,
             peak=peak,
             devices=(use,),

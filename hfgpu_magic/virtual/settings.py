@@ -59,7 +59,11 @@ class AllocatorSettings:
 
     @classmethod
     def parse(cls, text: str, base: AllocatorSettings | None = None) -> AllocatorSettings:
-        """`text` as `torch.cuda.memory._set_allocator_settings` takes it; unnamed settings keep `base`'s."""
+        """`text` as `torch.cuda.memory._set_allocator_settings` takes it.
+
+        As there, settings not named keep the values of `base`, except that max_split_size,
+        max_non_split_rounding, garbage_collection_threshold and the roundup table start afresh.
+        """
         return _Parser(text, base or cls()).settings
 
     def divisions_for(self, nbytes: int) -> int:
@@ -121,7 +125,13 @@ class _Parser:
             "pinned_free_catch_all": lambda: self._ignore(self._bool()),
             "graph_capture_record_stream_reuse": lambda: self._ignore(self._bool()),
         }
+        self._set("max_split_size", UNLIMITED)
+        self._set("garbage_collection_threshold", 0.0)
+        self._set("roundup_power2_divisions", (0,) * ROUNDUP_INTERVALS)
         self._pass(generic, set())
+        self.values.setdefault(
+            "max_non_split_rounding", self.values.get("large_segment_size", base.large_segment_size)
+        )
         self._pass(of_cuda, set(generic))
         notes = list(base.notes)
         if self.values.get("backend") == "cudaMallocAsync":
@@ -203,9 +213,7 @@ class _Parser:
     def _fraction(self) -> None:
         value = self._float()
         if not 0 <= value <= 1:
-            raise AllocatorSettingsError(
-                f"per_process_memory_fraction is invalid, set it in [0.0, 1.0], got {value}"
-            )
+            raise AllocatorSettingsError("per_process_memory_fraction is invalid, set it in [0.0, 1.0]")
         self._set("per_process_memory_fraction", value)
 
     def _backend(self) -> None:
@@ -236,7 +244,7 @@ class _Parser:
                 raise AllocatorSettingsError("For roundups, the divisions has to be power of 2 ")
             self._set("roundup_power2_divisions", (value,) * ROUNDUP_INTERVALS)
             return
-        table = list(self.base.roundup_power2_divisions)
+        table = list(self.values["roundup_power2_divisions"])
         first, last = True, 0
         self.at += 1
         while self._token() != "]":
@@ -247,8 +255,8 @@ class _Parser:
                 raise AllocatorSettingsError(
                     "For roundups, the divisions has to be power of 2 or 0 to disable roundup "
                 )
-            if start == ">":  # from the last interval named upwards, that one included
-                table[last:] = [divisions] * (ROUNDUP_INTERVALS - last)
+            if start == ">":  # every interval above the last one named
+                table[last + 1 :] = [divisions] * (ROUNDUP_INTERVALS - last - 1)
             else:
                 value_at, self.at = self.at, self.at - 2
                 interval = self._size()

@@ -157,7 +157,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         name=gpu.driver_name,
         major=gpu.capability[0],
         minor=gpu.capability[1],
-        total_memory=gpu.memory_total,
+        total_memory=device.memory.total,
         multi_processor_count=gpu.sm_count,
         L2_cache_size=gpu.l2,
         uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"virtual-{gpu.name}"),
