@@ -51,16 +51,12 @@ def share(n: int, total: int) -> str:
 
 
 def cells(sizes: list[int], width: int) -> list[int]:
-    """`width` cells shared out by size, the sum exact; a quarter of a cell is the least that shows."""
+    """`width` character cells shared out by size; what is cut off goes to the largest remainders."""
     total = sum(sizes)
-    if not total or width <= 0:
+    if not total:
         return [0] * len(sizes)
-    given = [max(1, round(s * width / total)) if s * width * 4 >= total else 0 for s in sizes]
-    while sum(given) != width:
-        step = 1 if sum(given) < width else -1
-        # The largest part bears the rounding: there it is seen least.
-        candidates = [i for i, g in enumerate(given) if g > (1 if step < 0 else 0)]
-        if not candidates:
-            break
-        given[max(candidates, key=lambda i: given[i])] += step
+    given = [s * width // total for s in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: sizes[i] * width % total, reverse=True)
+    for i in by_remainder[: width - sum(given)]:
+        given[i] += 1
     return given

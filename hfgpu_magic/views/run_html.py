@@ -10,7 +10,7 @@ from ..units import format_bytes
 from ..virtual.report import DeviceUse, RunReport, TimelinePoint
 from ._bars import CACHED, CONTEXT, FREE, Part, device_parts, parts, share
 from ._style import CATEGORY_COLORS, block, page, state
-from .run_text import place, summary, time_line
+from .run_text import demand_line, place, summary, time_line
 
 _CLASSES: Final = {CACHED: "hfgpu-cached", CONTEXT: "hfgpu-context", FREE: "hfgpu-free"}
 #: Text that stands on a category's colour with a contrast of at least 4.5:1.
@@ -25,7 +25,10 @@ _ROWS: Final = 16
 def run_html(report: RunReport) -> str:
     """A self-contained block for a notebook's output."""
     name, sentence = summary(report)
-    body = [f'<p class="hfgpu-summary">{state(name, sentence)}</p>', _failure(report)]
+    body = [f'<p class="hfgpu-summary">{state(name, sentence)}</p>']
+    if report.demand:
+        body.append(f"<p>{escape(demand_line(report))}</p>")
+    body.append(_failure(report))
     if len(report.devices) > 1:
         body += [_device(d) for d in report.devices]
     else:

@@ -55,18 +55,30 @@ def summary(report: RunReport) -> tuple[str, str]:
 
 
 def time_line(report: RunReport) -> str:
-    """Estimated seconds on the card beside the seconds this run took."""
+    """Estimated seconds on the card beside the seconds this run took; a measured run took its own."""
+    if report.measured:
+        return f"Measured on the card itself: {format_seconds(report.wall_seconds)}."
     here = f"{format_seconds(report.wall_seconds)} here, {report.operations:,} device operations"
     if report.estimated_seconds is None:
         return f"Ran for {here}."
     return f"About {format_seconds(report.estimated_seconds)} on the card (estimate); {here}."
 
 
+def demand_line(report: RunReport) -> str:
+    """What the program would have taken with memory to spare, where somebody asked."""
+    if report.demand is None:
+        return ""
+    need, total = report.demand.peak.device, report.total_memory
+    factor = f", {need / total:.1f} times the card" if need > total > 0 else ""
+    return f"With memory to spare it would have reached {format_bytes(need)}{factor}."
+
+
 def _summary(report: RunReport, color: bool, width: int) -> str:
     state, sentence = summary(report)
     icon, hue = ("✓", "green") if state == "pass" else ("✗", "red")
     lines = textwrap.wrap(f"{icon} {sentence}", width, subsequent_indent="  ")
-    return "\n".join(paint(line, "bold", hue, color=color) for line in lines)
+    painted = [paint(line, "bold", hue, color=color) for line in lines]
+    return "\n".join([*painted, *textwrap.wrap(demand_line(report), width)])
 
 
 def _failure(report: RunReport, width: int) -> str:
@@ -102,7 +114,7 @@ def _devices(report: RunReport, color: bool, width: int) -> str:
     if report.oom and report.outcome == "oom":
         asked = report.oom.requested
         table.append(f"  ! {'asked for':<16}{format_bytes(asked):>12}{share(asked, report.total_memory):>9}")
-    return "\n".join([_bar(shown, color, width), *table, time_line(report)])
+    return "\n".join([_bar(shown, color, width), *table, *textwrap.wrap(time_line(report), width)])
 
 
 def _device(device: DeviceUse, color: bool, width: int) -> str:
@@ -134,7 +146,7 @@ def _holdings(report: RunReport, width: int) -> str:
     lines = ["Largest when it was fullest"]
     for h in report.largest_at_peak[:_MOST_HOLDINGS]:
         start = f"  {format_bytes(h.bytes):>12}  {h.category:<12} "
-        lines.append(start + textwrap.shorten(h.name, max(width - len(start), 20), placeholder="…"))
+        lines.append(start + textwrap.shorten(h.name, max(width - len(start), 8), placeholder="…"))
     return "\n".join(lines)
 
 

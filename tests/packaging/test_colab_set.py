@@ -35,7 +35,8 @@ class Recording(InteractiveShell):
 
 shell = Recording.instance()
 shell.display_pub = CapturingDisplayPublisher()
-done = [shell.run_cell(cell) for cell in ("%load_ext hfgpu_magic", "%gpucheck", "%gpucheck --gpu t4", "%gpus t4")]
+cells = ["%load_ext hfgpu_magic", "%gpucheck", "%gpucheck --gpu t4", "%gpus t4"]
+done = [shell.run_cell(cell) for cell in cells]
 bad = shell.run_cell("%gpucheck --gpu t44")
 shell.run_cell("%unload_ext hfgpu_magic")
 print(json.dumps({
