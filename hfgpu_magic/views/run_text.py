@@ -113,7 +113,7 @@ def _devices(report: RunReport, color: bool, width: int) -> str:
     table = _table(shown, report.total_memory, color)
     if report.oom and report.outcome == "oom":
         asked = report.oom.requested
-        table.append(f"  ! {'asked for':<16}{format_bytes(asked):>12}{share(asked, report.total_memory):>9}")
+        table.append(f"  ! {'asked for':<15}{format_bytes(asked):>12}{share(asked, report.total_memory):>9}")
     return "\n".join([_bar(shown, color, width), *table, *textwrap.wrap(time_line(report), width)])
 
 
@@ -136,7 +136,7 @@ def _table(shown: list[Part], total: int, color: bool) -> list[str]:
     rows = []
     for p in shown:
         key = paint(p.letter, *_COLORS[p.name], color=color)
-        rows.append(f"  {key} {p.name:<16}{format_bytes(p.bytes):>12}{share(p.bytes, total):>9}")
+        rows.append(f"  {key} {p.name:<15}{format_bytes(p.bytes):>12}{share(p.bytes, total):>9}")
     return rows
 
 
@@ -146,7 +146,8 @@ def _holdings(report: RunReport, width: int) -> str:
     lines = ["Largest when it was fullest"]
     for h in report.largest_at_peak[:_MOST_HOLDINGS]:
         start = f"  {format_bytes(h.bytes):>12}  {h.category:<12} "
-        lines.append(start + textwrap.shorten(h.name, max(width - len(start), 8), placeholder="…"))
+        room = max(width - len(start), 8)
+        lines.append(start + (h.name if len(h.name) <= room else f"{h.name[: room - 1]}…"))
     return "\n".join(lines)
 
 
