@@ -182,6 +182,7 @@ class _Run:
                     self._compare_segments()
             elif action == "oom":
                 self._run_out(address, size, stream)
+        self._compare_segments()
 
     def _hold(self, block: Block, address: int) -> None:
         """Keep a freed block taken until the recording says another stream is done with it."""
