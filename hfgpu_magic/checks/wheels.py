@@ -25,6 +25,8 @@ def runs_on(capability: Capability, binary: int, cuda: tuple[int, int]) -> bool:
             until = row.get("until_cuda")
             if until is None or cuda < tuple(int(n) for n in until.split(".")):
                 return False
+    if binary in data["one_chip"]["binaries"]:
+        return card == binary
     return binary // 10 == capability[0] and binary % 10 <= capability[1]
 
 

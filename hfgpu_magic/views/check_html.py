@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from ._style import block, state
-from .check_text import driver_line, heading, memory_line, overall, readings, used_share
+from .check_text import driver_line, heading, memory_line, overall, place, readings, used_share
 
 if TYPE_CHECKING:
     from ..checks.report import CheckReport
@@ -40,8 +40,9 @@ def _card(device: DeviceSnapshot, report: CheckReport) -> str:
         ]
     return (
         '<section class="hfgpu-card">'
-        f"<h4>{escape(heading(device))}</h4>{_meter(device)}"
-        f'<p class="hfgpu-dim">{escape(" · ".join(small))}</p>'
+        f'<h4><span class="hfgpu-dim">{escape(place(device))}</span> {escape(heading(device))}</h4>'
+        + _meter(device)
+        + (f'<p class="hfgpu-dim">{escape(" · ".join(small))}</p>' if small else "")
         + (f'<p class="hfgpu-dim">{escape(device.message)}</p>' if device.message else "")
         + "</section>"
     )

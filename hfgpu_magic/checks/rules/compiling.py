@@ -41,6 +41,8 @@ def torch_compile(facts: Facts) -> list[Check]:
     if old:
         found += f", capability {old[0][0]}.{old[0][1]}"
         return verdict("the GPU is too old for the triton compiler: leave torch_compile off", None)
+    if not triton and not (facts.torch.cuda or facts.torch.hip):
+        return [Topic("compile", title, required, _SOURCE).skip(found, "a CUDA build of torch brings triton")]
     if not triton:
         package = "triton-windows" if facts.system.os == "Windows" else "triton"
         return verdict("it stops with 'Cannot find a working triton installation'", f"pip install {package}")

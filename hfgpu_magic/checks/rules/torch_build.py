@@ -42,9 +42,12 @@ def build(facts: Facts) -> list[Check]:
     title = "torch build"
     if facts.nvidia and not torch.cuda:
         command, _ = _fix(facts)
+        why = "torch.cuda.is_available() is False whatever the driver is"
+        if facts.target:
+            why = "on a machine with that card this build would not use it (for a virtual GPU it is enough)"
         return [
             Topic("torch.build", title, "a CUDA build, since there is an NVIDIA GPU", source).fail(
-                found, "torch.cuda.is_available() is False whatever the driver is", command
+                found, why, command
             )
         ]
     if any(d.backend == "rocm" for d in facts.usable) and not torch.hip:
