@@ -12,7 +12,7 @@ import torch
 
 from ..devices.catalog import parse_gpus
 from ..errors import UsageError, VirtualGPUError
-from . import backend, edge, hollow, hub, state
+from . import backend, edge, hollow, hub, state, switches
 from .device import VirtualDevice
 from .kernels import external, generic
 from .patches import Patches
@@ -58,7 +58,7 @@ class VirtualGPU:
             raise VirtualGPUError(
                 f"A virtual {state.active.gpu.name} is already running. Leave its block (or cell) first."
             )
-        if self._device is not None:
+        if not self.never_started:
             raise VirtualGPUError("This VirtualGPU has been used. Make a new one for a new run.")
         _refuse_beside_real_gpu()
         backend.ensure_registered()
@@ -66,6 +66,7 @@ class VirtualGPU:
         device = VirtualDevice(self.gpu, context=self._context, memory=self._memory)
         patches = Patches()
         try:
+            switches.install(patches)
             state.active = device
             edge.install(patches, device)
             hollow.install(patches)

@@ -108,9 +108,11 @@ def _install_switches(patches: Patches) -> None:
         patches.set(owner, "set_autocast_dtype", set_autocast_dtype)
         patches.set(owner, "set_autocast_gpu_dtype", set_autocast_gpu_dtype)
         patches.set(owner, "clear_autocast_cache", clear_autocast_cache)
+    dtype = torch.get_autocast_dtype(backend.NAME)
+    patches.on_undo(lambda: set_dtype(backend.NAME, dtype))
+    patches.on_undo(lambda: set_enabled(backend.NAME, False))
     set_dtype(backend.NAME, torch.get_autocast_dtype("cuda"))
     set_enabled(backend.NAME, torch.is_autocast_enabled("cuda"))
-    patches.on_undo(lambda: set_enabled(backend.NAME, False))
 
 
 # ---------------------------------------------------------------- casting

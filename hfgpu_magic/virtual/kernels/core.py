@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import backend, hollow, state, values
 from . import generic
+
+if TYPE_CHECKING:
+    from ..device import VirtualDevice
 
 Tensor = torch.Tensor
 _aten = torch.ops.aten
@@ -15,6 +18,14 @@ _CPU = backend.CPU_KEYS
 _as_strided = _aten.as_strided.default._handle.redispatch_boxed
 
 KERNELS: dict[str, Any] = {}
+
+
+def _started(*tensors: Any) -> VirtualDevice:
+    """The device, one operation later.  Raises when a tensor belongs to a run that has ended."""
+    device = state.current()
+    state.refuse_outlived(tensors)
+    device.operations += 1
+    return device
 
 
 def kernel(name: str) -> Any:
@@ -131,9 +142,7 @@ def record_stream(self: Tensor, stream: Any) -> None:
 
 @kernel("copy_")
 def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
-    device = state.current()
-    state.refuse_outlived((self, src))
-    device.operations += 1
+    device = _started(self, src)
     if self.size() != src.size():
         torch.broadcast_shapes(self.size(), src.size())
     to_device = backend.on_card(self)
@@ -169,8 +178,7 @@ def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
 
 @kernel("_local_scalar_dense")
 def local_scalar(self: Tensor) -> Any:
-    device = state.current()
-    device.operations += 1
+    device = _started(self)
     try:
         return device.mirrors.read(self)[0].item()
     except values.Unmirrored:
@@ -180,7 +188,7 @@ def local_scalar(self: Tensor) -> Any:
 
 @kernel("equal")
 def equal(self: Tensor, other: Tensor) -> bool:
-    mirrors = state.current().mirrors
+    mirrors = _started(self, other).mirrors
     try:
         return torch.equal(mirrors.read(self)[0], mirrors.read(other)[0])
     except values.Unmirrored:
@@ -205,8 +213,7 @@ def _count_true(mask: Tensor, what: str) -> int:
 
 @kernel("nonzero")
 def nonzero(self: Tensor) -> Tensor:
-    device = state.current()
-    device.operations += 1
+    device = _started(self)
     n = _count_true(self, "nonzero")
     out = backend.make_tensor((n, self.dim()), (1, max(n, 1)), torch.int64)
     try:
@@ -220,15 +227,14 @@ def nonzero(self: Tensor) -> Tensor:
 
 @kernel("masked_select")
 def masked_select(self: Tensor, mask: Tensor) -> Tensor:
-    state.current().operations += 1
+    _started(self, mask)
     shape = torch.broadcast_shapes(self.shape, mask.shape)
     n = _count_true(mask.expand(shape), "masked_select")
     return backend.make_tensor((n,), (1,), self.dtype)
 
 
 def _unique(self: Tensor, inverse: bool, counts: bool) -> tuple[Tensor, Tensor, Tensor]:
-    device = state.current()
-    device.operations += 1
+    device = _started(self)
     n = self.numel()
     try:
         host, known = device.mirrors.read(self)
@@ -260,8 +266,7 @@ def unique_consecutive(
 
 @kernel("bincount")
 def bincount(self: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
-    device = state.current()
-    device.operations += 1
+    device = _started(self)
     n = minlength
     try:
         host, known = device.mirrors.read(self)
@@ -275,14 +280,13 @@ def bincount(self: Tensor, weights: Tensor | None = None, minlength: int = 0) ->
 
 @kernel("histc")
 def histc(self: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
-    state.current().operations += 1
+    _started(self)
     return backend.make_tensor((bins,), (1,), self.dtype)
 
 
 @kernel("index.Tensor")
 def index(self: Tensor, indices: Any) -> Tensor:
-    device = state.current()
-    device.operations += 1
+    device = _started(self, indices)
     meta: list[Any] = []
     for i in indices:
         if i is None:
