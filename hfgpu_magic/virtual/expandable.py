@@ -79,6 +79,9 @@ class ExpandableSegments:
                 return start
         # 1 1/8 of the card, so pages unmapped low can come back high
         span = -(-(self.device.total + self.device.total // 8) // page) * page
+        largest = self.addresses.largest
+        if span > largest:  # a real card has 2**47 addresses; here leave some for the next stream
+            span = max(largest // 2 // page * page, -(-size // page) * page)
         return self.add_range(home, self.addresses.take(span), span, page)
 
     def add_range(self, home: FreeList, address: int, size: int, page: int) -> Block:

@@ -85,6 +85,11 @@ class AddressSpace:
         self._low, self._high = self.bottom, self.top  # the part never handed out
         self._holes: list[tuple[int, int]] = []  # released (address, size), sorted, coalesced
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the longest range still to be had."""
+        return max(self._high - self._low, max((length for _, length in self._holes), default=0))
+
     def take(self, size: int) -> int:
         """The address of a fresh range of `size` bytes."""
         size = -(-size // self.GRANULARITY) * self.GRANULARITY

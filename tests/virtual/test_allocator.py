@@ -338,6 +338,14 @@ def test_expandable_segments_run_out_page_by_page():
     assert a.reserved == 100 * MiB
 
 
+def test_expandable_segments_make_do_with_few_addresses():
+    a = allocator(16 * GiB, "expandable_segments:True", address_size=20 * GiB)
+    a.malloc(MiB)
+    blocks = [a.malloc(30 * MiB, stream=s) for s in range(4)]
+    assert len({b.address for b in blocks}) == 4
+    assert a.reserved == (2 + 40 * 4) * MiB
+
+
 def test_expandable_segments_switched_off_are_left_alone():
     a = allocator(conf="expandable_segments:True")
     block = a.malloc(50 * MiB)
