@@ -196,8 +196,9 @@ def user_line() -> tuple[str | None, int | None, str | None]:
     frame: Any = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        inside = name.startswith("<frozen") or os.path.realpath(name).startswith(libraries)
-        if not inside and not (name.startswith("<") and not name.startswith("<ipython")):
+        # Code made on the fly (dataclasses, torch.fx) has no file; a notebook's cell has its source in linecache.
+        generated = name.startswith("<") and (name.startswith("<frozen") or name not in linecache.cache)
+        if not generated and not os.path.realpath(name).startswith(libraries):
             text = linecache.getline(name, frame.f_lineno).strip()
             return name, frame.f_lineno, text or None
         frame = frame.f_back

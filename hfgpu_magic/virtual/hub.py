@@ -32,23 +32,14 @@ _SAFETENSORS_DTYPES = {
 def install(patches: Patches, device: VirtualDevice) -> None:
     """Patch transformers' loaders, now or when they are imported."""
 
-    def config_module(module: ModuleType) -> None:
-        base = module.PreTrainedConfig if hasattr(module, "PreTrainedConfig") else module.PretrainedConfig
-        original = base.get_config_dict.__func__
+    def hub_module(module: ModuleType) -> None:
+        original = module.cached_files
 
-        def get_config_dict(cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-            return original(cls, _folder(pretrained_model_name_or_path), **kwargs)
+        def cached_files(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+            return original(_folder(path_or_repo_id), *args, **kwargs)
 
-        patches.set(base, "get_config_dict", classmethod(get_config_dict))
-
-    def auto_module(module: ModuleType) -> None:
-        base = module._BaseAutoModelClass
-        original = base.from_pretrained.__func__
-
-        def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-            return original(cls, _folder(pretrained_model_name_or_path), *args, **kwargs)
-
-        patches.set(base, "from_pretrained", classmethod(from_pretrained))
+        # Every file that transformers looks for, it looks for here.
+        patches.set(module, "cached_files", cached_files)
 
     def model_module(module: ModuleType) -> None:
         base = module.PreTrainedModel
@@ -79,8 +70,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     when_imported(
         patches,
         {
-            "transformers.configuration_utils": config_module,
-            "transformers.models.auto.auto_factory": auto_module,
+            "transformers.utils.hub": hub_module,
             "transformers.modeling_utils": model_module,
         },
     )
