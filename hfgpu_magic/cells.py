@@ -22,7 +22,9 @@ def as_function(shell: InteractiveShell, line: str, cell: str) -> Callable[[], N
     Raises `UsageError` where the cell is not Python.
     """
     body = shell.transform_cell(cell)
-    name = shell.compile.cache("\n" + body, shell.execution_count, raw_code=line + "\n" + cell)
+    # The number this cell has in the notebook: IPython counts on before or after, by its version.
+    number = len(shell.user_ns.get("In", ())) - 1
+    name = shell.compile.cache(f"# {line}\n{body}", max(number, 0), raw_code=f"{line}\n{cell}")
     try:
         tree = ast.increment_lineno(ast.parse(body, name), 1)
         last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
@@ -48,6 +50,6 @@ def _draw(shell: InteractiveShell, error: BaseException, name: str) -> None:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != name:
         trace = trace.tb_next
-    lines = list(shell.InteractiveTB.structured_traceback(type(error), error, trace))
+    lines = list(shell.InteractiveTB.structured_traceback(type(error), error, trace, tb_offset=0))
     # IPython's protocol for exceptions that know how to show themselves.
     error._render_traceback_ = lambda *_: lines  # type: ignore[attr-defined]

@@ -38,6 +38,11 @@ shell.display_pub = CapturingDisplayPublisher()
 cells = ["%load_ext hfgpu_magic", "%gpucheck", "%gpucheck --gpu t4", "%gpus t4"]
 done = [shell.run_cell(cell) for cell in cells]
 bad = shell.run_cell("%gpucheck --gpu t44")
+from hfgpu_magic.cells import as_function
+try:  # the part of %%gpurun that needs no torch: a cell's error is shown with the cell's lines only
+    as_function(shell, "%%gpurun t4", "answer = 6 * 7\\nanswer / 0\\n")()
+except ZeroDivisionError as e:
+    failed = "".join(e._render_traceback_())
 shell.run_cell("%unload_ext hfgpu_magic")
 print(json.dumps({
     "ipython": IPython.__version__,
@@ -45,6 +50,8 @@ print(json.dumps({
     "bad": repr(bad.error_in_exec),
     "mimes": [sorted(o["data"]) for o in shell.display_pub.outputs],
     "texts": [o["data"]["text/plain"] for o in shell.display_pub.outputs],
+    "answer": shell.user_ns.get("answer"),
+    "failed": failed,
     "left": [n for t in shell.magics_manager.magics.values() for n in t if n.startswith("gpu")],
     "imported": [m for m in ("torch", "ipywidgets", "anywidget", "rich") if m in sys.modules],
 }))
@@ -114,6 +121,9 @@ def test_gpucheck_works_there(colab: tuple[Path, list[str], list[str]], tmp_path
     assert "No GPU called 't44'" in found["bad"]
     assert "UsageError: No GPU called 't44'" in done.stderr
     assert "Traceback" not in done.stderr
+    assert found["answer"] == 42
+    assert "answer" in found["failed"]
+    assert "hfgpu_magic" not in found["failed"]
     assert found["left"] == []
     assert found["imported"] == []
 
