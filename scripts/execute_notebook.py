@@ -81,7 +81,7 @@ def without_widgets(book: Any) -> None:
 
 def as_html(book: Any, title: str) -> str:
     """The page.  Scripts that nbconvert would fetch for maths, diagrams and widgets are left out."""
-    exporter = HTMLExporter(template_name="lab")
+    exporter = HTMLExporter(template_name="lab")  # type: ignore[no-untyped-call]
     for name in exporter.trait_names():
         if name.endswith("_url"):
             setattr(exporter, name, "")
