@@ -21,7 +21,7 @@ def as_function(shell: InteractiveShell, line: str, cell: str) -> Callable[[], N
 
     Raises `UsageError` where the cell is not Python.
     """
-    body: str = shell.transform_cell(cell)  # type: ignore[no-untyped-call]
+    body: str = shell.transform_cell(cell)
     # The number this cell has in the notebook: IPython counts on before or after, by its version.
     number = len(shell.user_ns.get("In", ())) - 1
     name = shell.compile.cache(f"# {line}\n{body}", max(number, 0), raw_code=f"{line}\n{cell}")

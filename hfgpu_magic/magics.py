@@ -108,7 +108,7 @@ class HfgpuMagics(Magics):
         bundle = {"text/plain": result.to_text(color=False, width=80)}
         if not options.plain:
             bundle["text/html"] = result.to_html()
-        display(bundle, raw=True)  # type: ignore[no-untyped-call]
+        display(bundle, raw=True)
 
 
 def _carry_out(verb: str, line: str, call: Callable[[Namespace], None]) -> None:

@@ -33,7 +33,7 @@ def main() -> int:
         parser.error(f"there is no notebook {options.notebook}")
 
     started = time.monotonic()
-    book = nbformat.read(options.notebook, as_version=4)  # type: ignore[no-untyped-call]
+    book = nbformat.read(options.notebook, as_version=4)
     failure = execute(book, options.notebook.parent, options.timeout)
     without_widgets(book)
     options.page.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def without_widgets(book: Any) -> None:
 
 def as_html(book: Any, title: str) -> str:
     """The page.  Scripts that nbconvert would fetch for maths, diagrams and widgets are left out."""
-    exporter = HTMLExporter(template_name="lab")  # type: ignore[no-untyped-call]
+    exporter = HTMLExporter(template_name="lab")
     for name in exporter.trait_names():
         if name.endswith("_url"):
             setattr(exporter, name, "")
