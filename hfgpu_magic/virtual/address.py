@@ -94,7 +94,7 @@ def shared_range(size: int) -> AddressRange:
     """
     global _shared
     # Several times the card, as a real driver has: fresh segments get fresh addresses.
-    wanted = 4 * size + _CHUNK
+    wanted = 8 * size + _CHUNK
     if _shared is None or _shared.size < wanted:
         _shared = AddressRange(wanted)
     return _shared

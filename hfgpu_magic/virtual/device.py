@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from .oom import out_of_memory_message
 from .report import OutOfMemory
 from .settings import AllocatorSettings
 from .timeline import Record, Timeline
+from .user_code import line_of_caller
 from .values import Mirrors
 
 if TYPE_CHECKING:
@@ -177,32 +177,6 @@ class VirtualDevice:
             private_pools=0,
         )
         if self.out_of_memory is None:
-            file, line, code = user_line()
+            file, line, code = line_of_caller()
             self.out_of_memory = OutOfMemory(message, file, line, nbytes, code)
         return torch.OutOfMemoryError(message)
-
-
-_OUR_DIRECTORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-
-
-def user_line() -> tuple[str | None, int | None, str | None]:
-    """File, line and text of the innermost frame that belongs to the user's own program."""
-    import linecache
-    import sysconfig
-
-    libraries = tuple(
-        {os.path.realpath(p) + os.sep for n, p in sysconfig.get_paths().items() if n in _LIBRARY_PATHS}
-    ) + (_OUR_DIRECTORY,)
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        # Code made on the fly (dataclasses, torch.fx) has no file; a notebook's cell has its source in linecache.
-        generated = name.startswith("<") and (name.startswith("<frozen") or name not in linecache.cache)
-        if not generated and not os.path.realpath(name).startswith(libraries):
-            text = linecache.getline(name, frame.f_lineno).strip()
-            return name, frame.f_lineno, text or None
-        frame = frame.f_back
-    return None, None, None
-
-
-_LIBRARY_PATHS = ("stdlib", "platstdlib", "purelib", "platlib")

@@ -8,13 +8,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ..devices.catalog import parse_gpus
-from ..errors import UsageError
+from ..errors import UsageError, VirtualGPUError
 from .report import RunReport
 
 
@@ -61,58 +62,101 @@ def run_script(path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: s
         with _as_main(script, args) as main, redirect:
             exec(code, main.__dict__)
 
-    report, error = _run(program, gpu)
+    report, error = run_callable(program, gpu=gpu)
     if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
-        print_traceback(error, str(script))
+        print_traceback(error)
     return report
 
 
 #: "Memory to spare" for the run that finds a program's demand (bytes).
 _AMPLE = 1 << 40
 
+#: The GPU name that means: this machine's own if it has one, else `DEFAULT`, virtually.
+AUTO = "auto"
+DEFAULT = "T4"
+
+
+def run_callable(
+    execute: Callable[[], Any], *, gpu: str, demand: bool = False
+) -> tuple[RunReport, BaseException | None]:
+    """Call `execute` on `gpu` and report what it used, with the error that ended it, if any.
+
+    `gpu` is a card of the catalog, run virtually, or "auto": this machine's own GPU, measured, where there
+    is one, and a virtual T4 elsewhere.  With `demand`, what runs out of memory on a virtual card is executed
+    a second time on the same card with memory to spare, and `report.demand` says what it would have needed.
+
+    Raises `VirtualGPUError` when a virtual card cannot run in this process; see `run_elsewhere`.
+    """
+    if gpu == AUTO:
+        from ..measure import MeasuredGPU, has_real_gpu
+
+        if has_real_gpu():
+            return _inside(MeasuredGPU(), execute)
+        gpu = DEFAULT
+    from .session import VirtualGPU
+
+    report, error = _inside(VirtualGPU(gpu), execute)
+    if demand and report.outcome == "oom":
+        ample, _ = _inside(VirtualGPU(gpu, memory=_AMPLE), execute)
+        if ample.outcome == "fits":
+            report = replace(report, demand=ample.devices[0])
+    return report, error
+
 
 def run_cell(
     source: str, namespace: dict[str, Any], *, gpu: str, demand: bool = False, filename: str = "<cell>"
 ) -> RunReport:
-    """Execute `source` in `namespace` on the virtual `gpu` and report what it used.
+    """Execute `source` in `namespace` on `gpu` and report what it used; see `run_callable`.
 
-    With `demand`, a cell that runs out of memory is executed a second time on the same card with memory
-    to spare, and `report.demand` says what it would have needed.
-
-    An out-of-memory error is a result, told by the report alone; any other error of the cell is printed
-    with its traceback too.  No exception is kept, so none holds the cell's tensors.
+    The plain function behind `%%gpurun`, for front ends without magics.  An out-of-memory error is a
+    result, told by the report alone; any other error of the cell is printed with its traceback too.  No
+    exception is kept, so none holds the cell's tensors.
     """
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     code = compile(source, filename, "exec")
-    report, error = _run(lambda: exec(code, namespace), gpu)
+    report, error = run_callable(lambda: exec(code, namespace), gpu=gpu, demand=demand)
     if error is not None and report.outcome == "error" and not isinstance(error, KeyboardInterrupt):
-        print_traceback(error, filename)
-    del error
-    if demand and report.outcome == "oom":
-        ample, _ = _run(lambda: exec(code, namespace), gpu, memory=_AMPLE)
-        if ample.outcome == "fits":
-            report = replace(report, demand=ample.devices[0])
+        print_traceback(error)
     return report
 
 
-def _run(
-    program: Callable[[], Any], gpu: str, memory: int | None = None
-) -> tuple[RunReport, BaseException | None]:
-    from .session import VirtualGPU
+def run_elsewhere(source: str, *, gpu: str) -> RunReport:
+    """Execute `source` on the virtual `gpu` in a process of its own, with a namespace of its own.
 
-    virtual = VirtualGPU(gpu, memory=memory)
+    For a process that already uses a real GPU, where a virtual one cannot run.
+    """
+    import json
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "cell.py"
+        script.write_text(source, encoding="utf-8")
+        command = [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", gpu, "--json", str(script)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        return RunReport.from_dict(json.loads(done.stdout))
+    except ValueError:
+        raise VirtualGPUError(
+            f"The process for the virtual {gpu} ended with status {done.returncode} before it could report."
+        ) from None
+
+
+def _inside(card: AbstractContextManager[Any], program: Callable[[], Any]) -> tuple[RunReport, BaseException | None]:
+    """Run `program` in the block of a `VirtualGPU` or a `MeasuredGPU`."""
     error: BaseException | None = None
     try:
-        with virtual:
+        with card:
             program()
     except BaseException as caught:
-        if virtual.never_started:
+        if card.never_started:  # type: ignore[attr-defined]
             raise
         error = caught
-    return virtual.report, error
+    report: RunReport = card.report  # type: ignore[attr-defined]
+    return report, error
 
 
-def print_traceback(error: BaseException, script: str) -> None:
+def print_traceback(error: BaseException) -> None:
     """The program's own traceback, without the frames of this package."""
     summary = traceback.TracebackException.from_exception(error)
     seen: set[int] = set()
