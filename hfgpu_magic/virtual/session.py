@@ -12,7 +12,7 @@ import torch
 
 from ..devices.catalog import parse_gpus
 from ..errors import UsageError, VirtualGPUError
-from . import backend, edge, hollow, hub, state, switches
+from . import backend, edge, engine, hollow, hub, state, switches
 from .device import VirtualDevice
 from .kernels import external, generic
 from .patches import Patches
@@ -67,6 +67,7 @@ class VirtualGPU:
         patches = Patches()
         try:
             switches.install(patches)
+            engine.ensure_device_thread(VirtualDevice(self.gpu))
             state.active = device
             edge.install(patches, device)
             hollow.install(patches)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import backend
-from . import attention, core, effects, generic, normalization, rules
+from . import attention, convolution, core, effects, generic, normalization, rules
 
 _libraries: list[Any] = []
 
@@ -20,9 +20,11 @@ def register() -> None:
     _libraries.extend((aten, everything))
     effects.install()
     normalization.install()
-    for name, function in core.KERNELS.items():
+    convolution.install()
+    written_out = core.KERNELS | convolution.KERNELS
+    for name, function in written_out.items():
         aten.impl(name, function, key)
-    done = set(core.KERNELS)
+    done = set(written_out)
     for name, function in (*attention.KERNELS.items(), *normalization.KERNELS.items()):
         # These choose between fused kernels, and the choice decides what autograd saves.
         aten.impl(name, function, "Autograd" + key)
