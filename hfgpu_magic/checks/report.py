@@ -91,27 +91,22 @@ def report(facts: Facts) -> CheckReport:
 
 
 def summary(facts: Facts, checks: tuple[Check, ...]) -> str:
-    """One line: verdict, device, torch, how many findings and the first of them."""
-    from .rules.devices import listing
+    """One line: verdict, how many findings, what to fix first, on which card with which torch."""
+    from .rules.devices import names
 
     failed = [c for c in checks if c.status == "fail"]
     warned = [c for c in checks if c.status == "warn"]
-    what = table("profiles")[facts.profile]["title"]
-    device = listing(facts.usable) if facts.usable else "no GPU" if not facts.nvidia else "no usable GPU"
-    if facts.target:
-        device = f"{facts.target.spec} = {device}"
-    torch = f"torch {facts.torch.version}" if facts.torch else "no torch"
-    verdict = f"Not ready for {what}" if failed else f"Ready for {what}"
+    verdict = "Not ready" if failed else "Ready"
+    if facts.profile != "general":
+        verdict += f" for {table('profiles')[facts.profile]['title']}"
     if not failed and not facts.usable:
-        verdict = f"Ready for {what} on the CPU"
-    counts = [
-        f"{len(rows)} {word}{'s' * (len(rows) != 1)}"
-        for rows, word in ((failed, "problem"), (warned, "warning"))
-        if rows
-    ]
-    tail = f": {', '.join(counts)}" if counts else ""
-    first = f"; to fix first: {failed[0].title}" if failed else ""
-    return f"{verdict}{tail}. {device}, {torch}{first}"
+        verdict += " on the CPU"
+    found = ((failed, "problem"), (warned, "warning"))
+    counts = ", ".join(f"{len(rows)} {word}{'s' * (len(rows) != 1)}" for rows, word in found if rows)
+    first = f"; fix first: {failed[0].title}" if failed else ""
+    device = names(facts.usable) if facts.usable else "no usable GPU" if facts.nvidia else "no GPU"
+    torch = f"torch {facts.torch.version}" if facts.torch else "no torch"
+    return f"{verdict}{': ' if counts else ''}{counts}{first}. {device}, {torch}"
 
 
 def _versions(facts: Facts) -> dict[str, str | None]:

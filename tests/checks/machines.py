@@ -35,9 +35,9 @@ _CARDS = {
 }
 
 
-def card(name: str, index: int = 0, **changes: Any) -> DeviceSnapshot:
+def card(model: str, index: int = 0, /, **changes: Any) -> DeviceSnapshot:
     """A healthy, idle card that this process sees as cuda:`index`."""
-    driver_name, capability, total = _CARDS[name]
+    driver_name, capability, total = _CARDS[model]
     device = DeviceSnapshot(
         uuid=f"GPU-{index:08d}-1111-2222-3333-444444444444", index=index, cuda_index=index,
         name=driver_name, capability=capability, total=total, used=0, free=total, reserved=0, processes=(),
@@ -107,10 +107,11 @@ def install_torch(site: Path, version: str, *, cuda: str | None = None, hip: str
     )
 
 
-def run_check(env: dict[str, str], *args: str, site: Path | None = None) -> Answer:
+def run_check(env: dict[str, str], *args: str, site: Path | None = None, bare: bool = False) -> Answer:
+    """`python -m hfgpu_magic check --json ARGS`, `site` first on the path; `bare`: nothing is installed."""
     path = [str(p) for p in (site, ROOT) if p] + [env.get("PYTHONPATH", "")]
     child = subprocess.run(
-        [sys.executable, "-m", "hfgpu_magic", "check", "--json", *args],
+        [sys.executable, *(["-S"] if bare else []), "-m", "hfgpu_magic", "check", "--json", *args],
         env=env | {"PYTHONPATH": ":".join(p for p in path if p)},
         capture_output=True,
         text=True,

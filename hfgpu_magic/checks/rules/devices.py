@@ -29,12 +29,21 @@ def label(device: DeviceSnapshot) -> str:
     return name(device) + (f" ({', '.join(parts)})" if parts else "")
 
 
+def names(devices: tuple[DeviceSnapshot, ...]) -> str:
+    """'2 x Tesla T4, NVIDIA A100': the listing without the numbers."""
+    return _counted([name(device) for device in devices])
+
+
+def _counted(labels: list[str]) -> str:
+    counts: dict[str, int] = {}
+    for text in labels:
+        counts[text] = counts.get(text, 0) + 1
+    return ", ".join(f"{n} x {text}" if n > 1 else text for text, n in counts.items())
+
+
 def listing(devices: tuple[DeviceSnapshot, ...]) -> str:
     """Equal cards once: '8 x NVIDIA H100 80GB HBM3 (…)'."""
-    counts: dict[str, int] = {}
-    for device in devices:
-        counts[label(device)] = counts.get(label(device), 0) + 1
-    return ", ".join(f"{n} x {name}" if n > 1 else name for name, n in counts.items())
+    return _counted([label(device) for device in devices])
 
 
 def _place(facts: Facts) -> str:

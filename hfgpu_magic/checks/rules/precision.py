@@ -10,6 +10,7 @@ from ..facts import Facts
 from ..rule import Check, Status, Topic
 from ..tables import table
 from ..versions import satisfies
+from .devices import name
 
 _FORMATS = {
     "fp16": ("fp16", "7.0 (tensor cores)"),
@@ -50,6 +51,14 @@ def _said(key: str, value: str) -> str:
     return _WORDS.get((key, value), "in hardware" if value == "yes" else "not in hardware")
 
 
+def _by_value(key: str, groups: list[tuple[dict[str, Any], list[DeviceSnapshot]]]) -> str:
+    """'Tesla T4, Tesla V100: emulated…; NVIDIA A100: native'."""
+    named: dict[str, list[str]] = {}
+    for row, devices in groups:
+        named.setdefault(_said(key, row[key]), []).extend(dict.fromkeys(name(d) for d in devices))
+    return "; ".join(f"{', '.join(names)}: {said}" for said, names in named.items())
+
+
 def formats(facts: Facts) -> list[Check]:
     groups = _groups(facts)
     if not groups:
@@ -57,14 +66,14 @@ def formats(facts: Facts) -> list[Check]:
     checks = []
     for key, (title, floor) in _FORMATS.items():
         values = {row[key] for row, _ in groups}
-        found = "; ".join(f"{devices[0].name}: {_said(key, row[key])}" for row, devices in groups)
+        found = _by_value(key, groups)
         status: Status = "pass"
         why, fix = _reason(key), None
         if key in ("fp8", "fp4"):
             status = "pass" if values == {"yes"} else "skip"
         elif values != {"yes"}:
             status = "warn"
-            fix = next(row["advice"] for row, _ in groups if row[key] != "yes")
+            fix = min((row for row, _ in groups if row[key] != "yes"), key=lambda row: row["from"])["advice"]
         sources = "; ".join(dict.fromkeys(row["source"] for row, _ in groups))
         checks.append(
             Topic(f"precision.{key}", title, f"capability {floor}", sources).verdict(status, found, why, fix)
