@@ -21,7 +21,7 @@ def as_function(shell: InteractiveShell, line: str, cell: str) -> Callable[[], N
 
     Raises `UsageError` where the cell is not Python.
     """
-    body: str = shell.transform_cell(cell)
+    body = as_python(shell, cell)
     # The number this cell has in the notebook: IPython counts on before or after, by its version.
     number = len(shell.user_ns.get("In", ())) - 1
     name = shell.compile.cache(f"# {line}\n{body}", max(number, 0), raw_code=f"{line}\n{cell}")
@@ -43,6 +43,15 @@ def as_function(shell: InteractiveShell, line: str, cell: str) -> Callable[[], N
             raise
 
     return run
+
+
+def as_python(shell: InteractiveShell, cell: str) -> str:
+    """The cell with IPython's syntax turned into Python, on the lines where it was."""
+    body: str = shell.transform_cell(cell)
+    lines = cell.splitlines()
+    # IPython drops empty lines at the start.
+    empty = next((i for i, text in enumerate(lines) if text.strip()), len(lines))
+    return "\n" * empty + body
 
 
 def _draw(shell: InteractiveShell, error: BaseException, name: str) -> None:

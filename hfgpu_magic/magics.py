@@ -16,6 +16,8 @@ from .errors import HfgpuError, UsageError
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .virtual.report import RunReport
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -55,25 +57,43 @@ class HfgpuMagics(Magics):
                 raise UsageError(f"--into needs a variable name, not {options.into!r}.")
             parse_gpus(options.gpu)  # a wrong name is told before torch is imported
 
-            from .cells import as_function
-            from .virtual import VirtualGPU
+            from .measure import has_real_gpu
 
-            execute = as_function(self.shell, f"%%gpurun {line}", cell)
-            virtual = VirtualGPU(options.gpu)
-            try:
-                with virtual:
-                    execute()
-            except BaseException:
-                # Running out is a result, told by the report; any other error stays the cell's own.
-                if virtual.never_started or virtual.report.outcome != "oom":
-                    raise
-            finally:
-                if not virtual.never_started:
-                    if options.into:
-                        self.shell.user_ns[options.into] = virtual.report
-                    self._show(virtual.report, options)
+            here = self._apart if has_real_gpu() else self._here
+            here(options, f"%%gpurun {line}", cell)
 
         _carry_out("run", line, call)
+
+    def _here(self, options: Namespace, line: str, cell: str) -> None:
+        from .cells import as_function
+        from .virtual import VirtualGPU
+
+        execute = as_function(self.shell, line, cell)
+        virtual = VirtualGPU(options.gpu)
+        try:
+            with virtual:
+                execute()
+        except BaseException:
+            # Running out is a result, told by the report; any other error stays the cell's own.
+            if virtual.never_started or virtual.report.outcome != "oom":
+                raise
+        finally:
+            if not virtual.never_started:
+                self._keep(virtual.report, options)
+
+    def _apart(self, options: Namespace, line: str, cell: str) -> None:
+        from .apart import run_apart
+        from .cells import as_python
+
+        report = run_apart(line, as_python(self.shell, cell), gpu=options.gpu)
+        self._keep(report, options)
+        if report.outcome == "error":
+            raise HfgpuError(f"The cell failed with {report.error}; its traceback is above.")
+
+    def _keep(self, report: RunReport, options: Namespace) -> None:
+        if options.into:
+            self.shell.user_ns[options.into] = report
+        self._show(report, options)
 
     @line_magic
     @_documented("gpus")

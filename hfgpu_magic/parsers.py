@@ -124,7 +124,10 @@ def _run(edge: Edge) -> Parser:
         _prog("run", edge),
         f"What would {what} do on that GPU? Runs it unmodified on a virtual one, without data, and reports "
         "the memory it would take or the line where it runs out.",
-        epilog=None if edge == "magic" else "Exit status: 0 it fits, 3 out of memory, 1 the script failed.",
+        epilog={
+            "magic": "In a notebook that can use a real GPU the cell runs in a process of its own.",
+            "command": "Exit status: 0 it fits, 3 out of memory, 1 the script failed.",
+        }[edge],
     )
     if edge == "magic":
         p.add_argument("gpu", metavar="NAME", nargs="+", action=_Words, help="a GPU of %%gpus")

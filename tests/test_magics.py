@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -160,6 +161,30 @@ class TestGpurun:
     ) -> None:
         shell.run_cell("%%gpurun T4\nx = 6 * 7\nx")
         assert "42" in capsys.readouterr().out
+
+    def test_beside_a_real_gpu_the_cell_has_a_process_of_its_own(
+        self, shell: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hfgpu_magic.measure.has_real_gpu", lambda: True)
+        shell.user_ns["mine"] = 1
+        cell = (
+            "import os, torch\nx = torch.zeros(2**20, device='cuda')\nprint(os.getppid(), 'mine' in vars())"
+        )
+        assert shell.run_cell(f"%%gpurun T4 --into found\n{cell}").success
+        assert f"{os.getpid()} False" in capsys.readouterr().out
+        assert shell.user_ns["found"].peak.allocated == 4 * 2**20
+        assert "a process of its own" in bundles(shell)[-1]["text/plain"]
+
+    def test_a_failure_there_stops_the_notebook_too(
+        self, shell: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hfgpu_magic.measure.has_real_gpu", lambda: True)
+        assert not shell.run_cell("%%gpurun T4\n\n1/0").success
+        out, err = capsys.readouterr()
+        assert re.search(r'hfgpu-cell.py", line 3', out)
+        assert err == (
+            "UsageError: The cell failed with ZeroDivisionError: division by zero; its traceback is above.\n"
+        )
 
     def test_ipython_syntax_in_the_cell_works(self, shell: Any) -> None:
         shell.run_cell("%%gpurun T4\nhere = %pwd\n")

@@ -101,7 +101,7 @@ def place(file: str | None, line: int | None) -> str:
     if file is None:
         return "outside the program's own lines"
     path = Path(file)
-    if path.parent.name.startswith("ipykernel_") or path.name.startswith("<ipython-input-"):
+    if path.parent.name.startswith("ipykernel_") or path.name.startswith(("<ipython-input-", "hfgpu-cell")):
         return f"at line {line} of the cell"
     return f"at {path.name}:{line}" if line is not None else f"in {path.name}"
 
