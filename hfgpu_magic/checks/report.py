@@ -104,7 +104,7 @@ def summary(facts: Facts, checks: tuple[Check, ...]) -> str:
     found = ((failed, "problem"), (warned, "warning"))
     counts = ", ".join(f"{len(rows)} {word}{'s' * (len(rows) != 1)}" for rows, word in found if rows)
     first = f"; fix first: {failed[0].title}" if failed else ""
-    device = names(facts.usable) if facts.usable else "no usable GPU" if facts.nvidia else "no GPU"
+    device = names(facts.usable) if facts.usable else "No usable GPU" if facts.nvidia else "No GPU"
     torch = f"torch {facts.torch.version}" if facts.torch else "no torch"
     return f"{verdict}{': ' if counts else ''}{counts}{first}. {device}, {torch}"
 

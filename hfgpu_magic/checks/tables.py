@@ -74,7 +74,6 @@ def constants() -> dict[str, str]:
     """The `{NAME}_MIN_VERSION` constants of transformers -> distribution."""
     return {row["constant"]: row["name"] for row in table("requirements")["package"] if "constant" in row} | {
         "KERNELS": "kernels",
-        "TRITON": "triton",
     }
 
 

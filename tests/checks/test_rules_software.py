@@ -474,6 +474,14 @@ def test_the_narrow_window_of_kernels_decides_the_methods_behind_it() -> None:
     assert states(machine("L4", versions=GOOD_VERSIONS | {"kernels": "0.18.2"}))["fp8"] == "usable"
 
 
+def test_a_methods_own_floor_is_kept_where_transformers_states_a_lower_one() -> None:
+    old_triton = machine("T4", versions=GOOD_VERSIONS | {"kernels": "0.18.2", "triton": "3.3.1"})
+    assert states(old_triton)["mxfp4"] == "installable"
+    assert (
+        states(replace(old_triton, versions=old_triton.versions | {"triton": "3.4.0"}))["mxfp4"] == "usable"
+    )  # type: ignore[operator]
+
+
 def test_the_quantization_profile_lists_each_method_with_its_command() -> None:
     checks = by_id(quantization.methods, machine("L4", profile="quantization"))
     assert checks["quantization.method.torchao"].fix == 'pip install -U "torchao>=0.15.0"'

@@ -128,13 +128,12 @@ def methods(facts: Facts) -> list[Check]:
     }
     for verdict in judge(facts):
         row = verdict.row
-        status: Status = {"usable": "pass", "installable": "skip", "impossible": "skip", "broken": "skip"}[
-            verdict.state
-        ]  # type: ignore[assignment]
+        status: Status = "pass" if verdict.state == "usable" else "skip"
         size = f"{row['bytes']:g} bytes a parameter" if "bytes" in row else "size by checkpoint"
         why = "; ".join(
             x
             for x in (
+                row["config"],
                 words[row["on_the_fly"]],
                 "LoRA on top" if row["trainable"] else "no training",
                 size,
@@ -148,7 +147,7 @@ def methods(facts: Facts) -> list[Check]:
         checks.append(
             Topic(
                 f"quantization.method.{verdict.key}",
-                row["config"],
+                row["key"],
                 ", ".join(needs) or "nothing more",
                 f"transformers 5.23 quantizers/{row['source']}",
             ).verdict(
