@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .checks import CheckReport, check
+    from .compare import Comparison, compare
+    from .compare import Comparison, compare
     from .devices.catalog import GPU, find_gpu, gpus
     from .devices.na import NA
     from .errors import HfgpuError, MissingPackageError, UnknownGPUError, UsageError, VirtualGPUError
@@ -25,6 +27,7 @@ __all__ = [
     "GPU",
     "NA",
     "CheckReport",
+    "Comparison",
     "HfgpuError",
     "MissingPackageError",
     "RunReport",
@@ -34,6 +37,7 @@ __all__ = [
     "VirtualGPUError",
     "__version__",
     "check",
+    "compare",
     "find_gpu",
     "gpus",
     "load_ipython_extension",
@@ -47,6 +51,8 @@ _HOMES = {
     "GPU": "devices.catalog",
     "NA": "devices.na",
     "CheckReport": "checks",
+    "Comparison": "compare",
+    "Comparison": "compare",
     "HfgpuError": "errors",
     "MissingPackageError": "errors",
     "RunReport": "virtual.report",
@@ -55,6 +61,8 @@ _HOMES = {
     "VirtualGPU": "virtual",
     "VirtualGPUError": "errors",
     "check": "checks",
+    "compare": "compare",
+    "compare": "compare",
     "find_gpu": "devices.catalog",
     "gpus": "devices.catalog",
     "run_cell": "virtual.runner",

@@ -52,40 +52,36 @@ class HfgpuMagics(Magics):
     def gpurun(self, line: str, cell: str) -> None:
         def call(options: Namespace) -> None:
             from .devices.catalog import parse_gpus
+            from .virtual.runner import AUTO
 
             if options.into and not options.into.isidentifier():
                 raise UsageError(f"--into needs a variable name, not {options.into!r}.")
-            parse_gpus(options.gpu)  # a wrong name is told before torch is imported
+            if options.gpu != AUTO:
+                parse_gpus(options.gpu)  # a wrong name is told before torch is imported
 
             from .measure import has_real_gpu
 
-            here = self._apart if has_real_gpu() else self._here
-            here(options, f"%%gpurun {line}", cell)
+            apart = options.gpu != AUTO and has_real_gpu()
+            (self._apart if apart else self._here)(options, f"%%gpurun {line}", cell)
 
         _carry_out("run", line, call)
 
     def _here(self, options: Namespace, line: str, cell: str) -> None:
         from .cells import as_function
-        from .virtual import VirtualGPU
+        from .virtual.runner import run_callable
 
         execute = as_function(self.shell, line, cell)
-        virtual = VirtualGPU(options.gpu)
-        try:
-            with virtual:
-                execute()
-        except BaseException:
-            # Running out is a result, told by the report; any other error stays the cell's own.
-            if virtual.never_started or virtual.report.outcome != "oom":
-                raise
-        finally:
-            if not virtual.never_started:
-                self._keep(virtual.report, options)
+        report, error = run_callable(execute, gpu=options.gpu, demand=options.demand)
+        self._keep(report, options)
+        # Running out is a result, told by the report; any other error stays the cell's own.
+        if error is not None and report.outcome == "error":
+            raise error
 
     def _apart(self, options: Namespace, line: str, cell: str) -> None:
         from .apart import run_apart
         from .cells import as_python
 
-        report = run_apart(line, as_python(self.shell, cell), gpu=options.gpu)
+        report = run_apart(line, as_python(self.shell, cell), gpu=options.gpu, demand=options.demand)
         self._keep(report, options)
         if report.outcome == "error":
             raise HfgpuError(f"The cell failed with {report.error}; its traceback is above.")

@@ -17,6 +17,9 @@ Edge = Literal["magic", "command"]
 #: What `--for` accepts.  The requirement profiles themselves are a table of `checks`.
 PROFILES: Final = ("inference", "training", "quantization", "distributed")
 
+#: The GPU name that means this machine's own, or a virtual T4 where there is none.
+AUTO: Final = "auto"
+
 _WIDTH: Final = 80
 
 
@@ -125,13 +128,17 @@ def _run(edge: Edge) -> Parser:
         f"What would {what} do on that GPU? Runs it unmodified on a virtual one, without data, and reports "
         "the memory it would take or the line where it runs out.",
         epilog={
-            "magic": "In a notebook that can use a real GPU the cell runs in a process of its own.",
+            "magic": "auto is this machine's own GPU, measured, or without one a virtual T4. In a notebook that "
+            "can use a real GPU a virtual one runs its cell in a process of its own.",
             "command": "Exit status: 0 it fits, 3 out of memory, 1 the script failed.",
         }[edge],
     )
     if edge == "magic":
-        p.add_argument("gpu", metavar="NAME", nargs="+", action=_Words, help="a GPU of %%gpus")
+        which = "a GPU of %%gpus, or auto: this machine's own, measured, and a virtual T4 where there is none"
+        p.add_argument("gpu", metavar="NAME", nargs="+", action=_Words, help=which)
         p.add_argument("--into", metavar="VAR", help="also keep the report in this variable")
+        more = "if it runs out of memory, run it once more with memory to spare and say what it would have needed"
+        p.add_argument("--demand", action="store_true", help=more)
         return _output(p, edge)
     p.add_argument("--gpu", metavar="NAME", required=True, help="a GPU of `hfgpu gpus`")
     p.add_argument("--timeline", metavar="FILE", help="write the report with its timeline here as html")

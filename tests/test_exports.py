@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 import pytest
 
@@ -13,6 +14,7 @@ import hfgpu_magic
 
 PUBLIC = [
     "CheckReport",
+    "Comparison",
     "GPU",
     "HfgpuError",
     "MissingPackageError",
@@ -24,6 +26,7 @@ PUBLIC = [
     "VirtualGPUError",
     "__version__",
     "check",
+    "compare",
     "find_gpu",
     "gpus",
     "load_ipython_extension",
@@ -44,7 +47,7 @@ def test_the_public_names_are_these() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_resolves(name: str) -> None:
-    assert getattr(hfgpu_magic, name) is not None
+    assert not isinstance(getattr(hfgpu_magic, name), ModuleType | None)
     assert name in dir(hfgpu_magic)
 
 

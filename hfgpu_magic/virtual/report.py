@@ -118,21 +118,6 @@ class RunReport(Result):
         del data["timeline"]
         return data
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> RunReport:
-        """The report that `to_dict` described (without its timeline).  Raises `ValueError` for anything else."""
-        try:
-            values = dict(data)
-            values["peak"] = Peak(**data["peak"])
-            values["devices"] = tuple(_device(d) for d in data["devices"])
-            values["demand"] = _device(data["demand"]) if data.get("demand") else None
-            values["oom"] = OutOfMemory(**data["oom"]) if data.get("oom") else None
-            values["notes"] = tuple(data["notes"])
-            values["largest_at_peak"] = tuple(Holding(**h) for h in data.get("largest_at_peak", ()))
-            return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not the report of a run: {error}") from None
-
     def to_text(self, *, color: bool = False, width: int = 88) -> str:
         from ..views.run_text import run_text
 
@@ -142,7 +127,3 @@ class RunReport(Result):
         from ..views.run_html import run_html
 
         return run_html(self)
-
-
-def _device(data: dict[str, Any]) -> DeviceUse:
-    return DeviceUse(**{**data, "peak": Peak(**data["peak"])})

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from ..devices.catalog import parse_gpus
-from ..errors import UsageError, VirtualGPUError
+from ..errors import UsageError
+from ..parsers import AUTO
 from .report import RunReport
 
 
@@ -71,8 +72,7 @@ def run_script(path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: s
 #: "Memory to spare" for the run that finds a program's demand (bytes).
 _AMPLE = 1 << 40
 
-#: The GPU name that means: this machine's own if it has one, else `DEFAULT`, virtually.
-AUTO = "auto"
+#: What the name "auto" means where this machine has no GPU: the card that Colab and Kaggle lend.
 DEFAULT = "T4"
 
 
@@ -85,7 +85,7 @@ def run_callable(
     is one, and a virtual T4 elsewhere.  With `demand`, what runs out of memory on a virtual card is executed
     a second time on the same card with memory to spare, and `report.demand` says what it would have needed.
 
-    Raises `VirtualGPUError` when a virtual card cannot run in this process; see `run_elsewhere`.
+    Raises `VirtualGPUError` when a virtual card cannot run in this process, because it can see a real one.
     """
     if gpu == AUTO:
         from ..measure import MeasuredGPU, has_real_gpu
@@ -118,28 +118,6 @@ def run_cell(
     if error is not None and report.outcome == "error" and not isinstance(error, KeyboardInterrupt):
         print_traceback(error)
     return report
-
-
-def run_elsewhere(source: str, *, gpu: str) -> RunReport:
-    """Execute `source` on the virtual `gpu` in a process of its own, with a namespace of its own.
-
-    For a process that already uses a real GPU, where a virtual one cannot run.
-    """
-    import json
-    import subprocess
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "cell.py"
-        script.write_text(source, encoding="utf-8")
-        command = [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", gpu, "--json", str(script)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    try:
-        return RunReport.from_dict(json.loads(done.stdout))
-    except ValueError:
-        raise VirtualGPUError(
-            f"The process for the virtual {gpu} ended with status {done.returncode} before it could report."
-        ) from None
 
 
 def _inside(card: AbstractContextManager[Any], program: Callable[[], Any]) -> tuple[RunReport, BaseException | None]:
