@@ -54,6 +54,11 @@ def is_hollow(t: torch.Tensor) -> bool:
     return bool(_hollow) and t.is_cpu and t.layout is torch.strided and t.untyped_storage()._cdata in _hollow
 
 
+def holds(storage: torch.UntypedStorage) -> bool:
+    """Whether a host storage is hollow."""
+    return storage._cdata in _hollow
+
+
 def empty(size: Any, dtype: torch.dtype) -> torch.Tensor:
     """A hollow host tensor."""
     return mark(torch.empty(size, dtype=dtype, device="cpu"))

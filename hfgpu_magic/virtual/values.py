@@ -59,6 +59,16 @@ class Mirrors:
         entry = self._table.get(cdata)
         return None if entry is None else entry[0]
 
+    def adopt(self, storage: torch.UntypedStorage, host: torch.UntypedStorage) -> None:
+        """`host` holds the bytes of `storage` from now on; they are known."""
+        self._table[storage._cdata] = (host, True)
+
+    def copy_storage(self, source: torch.UntypedStorage, target: torch.UntypedStorage) -> None:
+        """`target` is a byte-wise copy of `source`."""
+        entry = self._table.get(source._cdata)
+        if entry is not None:
+            self._table[target._cdata] = (entry[0].clone(), entry[1])
+
     def _alias(self, t: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
         with torch.no_grad():
             return torch.empty(0, dtype=t.dtype, device="cpu").set_(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -138,3 +140,17 @@ def test_estimated_time_follows_the_card() -> None:
     assert times["A100 40GB"] is not None
     assert best["T4"] <= times["T4"] < 1.5 * best["T4"]
     assert times["A100 40GB"] < times["T4"]
+
+
+def test_a_process_that_trained_on_the_cpu_first_can_still_start_one() -> None:
+    """Autograd counts devices at the first backward of a process; a notebook has often run one by then."""
+    script = (
+        "import torch; torch.nn.Linear(2, 2)(torch.ones(1, 2)).sum().backward()\n"
+        "from hfgpu_magic.virtual import VirtualGPU\n"
+        "with VirtualGPU('T4') as gpu:\n"
+        "    m = torch.nn.Linear(2, 2).cuda(); m(torch.ones(1, 2, device='cuda')).sum().backward()\n"
+        "    assert m.weight.grad.is_cuda\n"
+        "torch.nn.Linear(2, 2)(torch.ones(1, 2)).sum().backward()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

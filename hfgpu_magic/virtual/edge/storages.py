@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import backend, state, values
+from .. import backend, hollow, state, values
 from .names import to_cuda, to_virtual
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     def to(self: Any, device: Any, non_blocking: bool = False) -> Any:
         device = to_virtual(torch.device(device) if isinstance(device, str) else device)
         if device.type == backend.NAME:
-            return self if _on_card(self) else state.allocate(self.nbytes())
+            return self if _on_card(self) else _to_card(self)
         if _on_card(self) and device.type == "cpu":
             return _read_back(self)
         return raw_to(self, device, non_blocking)
@@ -60,10 +60,20 @@ def install(patches: Patches, device: VirtualDevice) -> None:
 
     def clone(self: Any) -> Any:
         if _on_card(self):
-            return state.allocate(self.nbytes())
+            copy = state.allocate(self.nbytes())
+            state.current().mirrors.copy_storage(self, copy)
+            return copy
         return type(self)(self.nbytes(), device=self.device).copy_(self)
 
     patches.set(base, "clone", clone)
+
+
+def _to_card(storage: Any) -> Any:
+    """The bytes on the card; remembered when they are few, as values may decide something."""
+    moved = state.allocate(storage.nbytes())
+    if 0 < storage.nbytes() <= values.SMALL_INTEGER and not hollow.holds(storage):
+        state.current().mirrors.adopt(moved, storage.clone())
+    return moved
 
 
 def _read_back(storage: Any) -> Any:

@@ -43,7 +43,7 @@ def check(op: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if name not in _MIXED_DEVICES:
         for i, value in [*enumerate(args), *kwargs.items()]:
             for t in _tensors(value):
-                if backend.on_card(t) or t.dim() == 0:
+                if backend.on_card(t) or t.dim() == 0 or getattr(t, "is_paged", False):  # unified memory
                     continue
                 argument = op._schema.arguments[i].name if isinstance(i, int) else i
                 raise RuntimeError(

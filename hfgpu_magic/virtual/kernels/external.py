@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from .. import backend
+from .. import backend, hollow, state
 from ..imports import when_imported
 from ..patches import Patches
 from . import generic
@@ -40,7 +41,33 @@ generic.SHAPES["bitsandbytes::int8_vectorwise_quant"] = _int8_vectorwise_quant
 
 def watch(patches: Patches) -> None:
     """Take over the operators of every listed library that is loaded, or is imported during the run."""
-    when_imported(patches, {name: lambda module: register(module.__name__) for name in NAMESPACES}, during=_truth_about_cuda)
+
+    def take_over(module: ModuleType) -> None:
+        register(module.__name__)
+        if module.__name__ == "bitsandbytes":
+            _page_without_a_driver(patches, module)
+            # Code tables moved to the card are cached for good; those of this run must not reach the next.
+            patches.set(module.functional, "name2qmap", dict(module.functional.name2qmap))
+
+    when_imported(patches, dict.fromkeys(NAMESPACES, take_over), during=_truth_about_cuda)
+
+
+def _page_without_a_driver(patches: Patches, bitsandbytes: ModuleType) -> None:
+    """Paged optimizer states live in unified memory, which the CUDA driver hands out past the allocator."""
+    functional = bitsandbytes.functional
+
+    def get_paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
+        state.current().note(
+            "Paged optimizer states are in unified memory: the card holds as much of them as there is room for, "
+            "the host the rest, so they do not count as allocated."
+        )
+        paged: Any = hollow.empty(shape, dtype)
+        paged.is_paged, paged.page_deviceid = True, 0
+        return paged  # type: ignore[no-any-return]
+
+    patches.set(functional, "get_paged", get_paged)
+    patches.set(functional, "prefetch_tensor", lambda A, to_cpu=False: None)
+    patches.set(functional, "fill", lambda A, value, device=None, prefetch=True: None)
 
 
 @contextlib.contextmanager
