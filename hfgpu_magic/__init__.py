@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .checks import CheckReport, check
-    from .compare import Comparison, compare
-    from .compare import Comparison, compare
+    from .comparison import Comparison, compare
     from .devices.catalog import GPU, find_gpu, gpus
     from .devices.na import NA
     from .errors import HfgpuError, MissingPackageError, UnknownGPUError, UsageError, VirtualGPUError
@@ -51,8 +50,7 @@ _HOMES = {
     "GPU": "devices.catalog",
     "NA": "devices.na",
     "CheckReport": "checks",
-    "Comparison": "compare",
-    "Comparison": "compare",
+    "Comparison": "comparison",
     "HfgpuError": "errors",
     "MissingPackageError": "errors",
     "RunReport": "virtual.report",
@@ -61,8 +59,7 @@ _HOMES = {
     "VirtualGPU": "virtual",
     "VirtualGPUError": "errors",
     "check": "checks",
-    "compare": "compare",
-    "compare": "compare",
+    "compare": "comparison",
     "find_gpu": "devices.catalog",
     "gpus": "devices.catalog",
     "run_cell": "virtual.runner",

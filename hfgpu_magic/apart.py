@@ -28,16 +28,19 @@ NOTE = (
 )
 
 _CHILD = """
-import pickle, sys
-from hfgpu_magic.virtual.runner import run_script
-script, gpu, out = sys.argv[1:]
-report = run_script(script, gpu=gpu)
+import os, pickle, sys
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+from hfgpu_magic.virtual.runner import run_cell
+script, gpu, demand, out = sys.argv[1:]
+with open(script, encoding="utf-8") as file:
+    source = file.read()
+report = run_cell(source, {"__name__": "__main__"}, gpu=gpu, demand=demand == "True", filename=script)
 with open(out, "wb") as file:
     pickle.dump(report, file)
 """
 
 
-def run_apart(line: str, body: str, *, gpu: str) -> RunReport:
+def run_apart(line: str, body: str, *, gpu: str, demand: bool = False) -> RunReport:
     """Runs a cell's code, without IPython's syntax, on the virtual `gpu`; what it prints is printed here.
 
     Raises `VirtualGPUError` when the process ended without a report.
@@ -45,7 +48,7 @@ def run_apart(line: str, body: str, *, gpu: str) -> RunReport:
     with tempfile.TemporaryDirectory(prefix="hfgpu-") as folder:
         script, out = Path(folder, CELL_FILE), Path(folder, "report")
         script.write_text(f"# {line}\n{body}", encoding="utf-8")
-        command = [sys.executable, "-u", "-c", _CHILD, str(script), gpu, str(out)]
+        command = [sys.executable, "-u", "-c", _CHILD, str(script), gpu, str(demand), str(out)]
         child = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

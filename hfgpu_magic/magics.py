@@ -52,16 +52,15 @@ class HfgpuMagics(Magics):
     def gpurun(self, line: str, cell: str) -> None:
         def call(options: Namespace) -> None:
             from .devices.catalog import parse_gpus
-            from .virtual.runner import AUTO
 
             if options.into and not options.into.isidentifier():
                 raise UsageError(f"--into needs a variable name, not {options.into!r}.")
-            if options.gpu != AUTO:
+            if options.gpu != parsers.AUTO:
                 parse_gpus(options.gpu)  # a wrong name is told before torch is imported
 
             from .measure import has_real_gpu
 
-            apart = options.gpu != AUTO and has_real_gpu()
+            apart = options.gpu != parsers.AUTO and has_real_gpu()
             (self._apart if apart else self._here)(options, f"%%gpurun {line}", cell)
 
         _carry_out("run", line, call)

@@ -128,8 +128,7 @@ def _run(edge: Edge) -> Parser:
         f"What would {what} do on that GPU? Runs it unmodified on a virtual one, without data, and reports "
         "the memory it would take or the line where it runs out.",
         epilog={
-            "magic": "auto is this machine's own GPU, measured, or without one a virtual T4. In a notebook that "
-            "can use a real GPU a virtual one runs its cell in a process of its own.",
+            "magic": "Where the notebook can use a real GPU, a virtual one has a process of its own.",
             "command": "Exit status: 0 it fits, 3 out of memory, 1 the script failed.",
         }[edge],
     )
@@ -137,7 +136,7 @@ def _run(edge: Edge) -> Parser:
         which = "a GPU of %%gpus, or auto: this machine's own, measured, and a virtual T4 where there is none"
         p.add_argument("gpu", metavar="NAME", nargs="+", action=_Words, help=which)
         p.add_argument("--into", metavar="VAR", help="also keep the report in this variable")
-        more = "if it runs out of memory, run it once more with memory to spare and say what it would have needed"
+        more = "if it does not fit, run it again with memory to spare and say how much it would have needed"
         p.add_argument("--demand", action="store_true", help=more)
         return _output(p, edge)
     p.add_argument("--gpu", metavar="NAME", required=True, help="a GPU of `hfgpu gpus`")

@@ -156,6 +156,29 @@ def test_strict_turns_a_failed_check_into_exit_status_1() -> None:
     assert hfgpu(*words, "--strict").returncode == 1
 
 
+def test_replay_of_what_is_no_recording(tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text('{"a": 1}')
+    none = tmp_path / "none"
+    for path, said in ((other, "is not a recording of the CUDA allocator"), (none, "No such trace")):
+        done = hfgpu("replay", str(path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_replay_json_has_one_row_a_trace() -> None:
+    folder = Path(os.environ.get("HFGPU_EVIDENCE") or ROOT.parent / "shared" / "evidence") / "traces"
+    traces = sorted(folder.glob("*.json.gz"), key=lambda p: p.stat().st_size)[:2]
+    if not traces:
+        pytest.skip("no recordings of real cards beside this checkout")
+    rows = one_object(hfgpu("replay", "--json", *map(str, traces)))["traces"]
+    assert len(rows) == len(traces)
+    for row in rows:
+        assert {"events", "allocations", "address_matches", "segment_matches", "blocks_matches"} <= set(row)
+        assert row["address_matches"] == row["allocations"] > 0
+
+
 def test_version() -> None:
     from hfgpu_magic import __version__
 

@@ -186,6 +186,18 @@ class TestGpurun:
             "UsageError: The cell failed with ZeroDivisionError: division by zero; its traceback is above.\n"
         )
 
+    def test_auto_without_a_gpu_is_a_virtual_t4(self, shell: Any) -> None:
+        assert shell.run_cell(
+            "%%gpurun auto --into found\nimport torch\ntorch.zeros(1, device='cuda')"
+        ).success
+        assert (shell.user_ns["found"].gpu, shell.user_ns["found"].measured) == ("T4", False)
+
+    def test_demand_says_what_would_have_been_needed(self, shell: Any) -> None:
+        cell = "import torch\nkept = [torch.zeros(2**28, device='cuda') for _ in range(20)]"
+        assert shell.run_cell(f"%%gpurun T4 --demand --into found\n{cell}").success
+        assert shell.user_ns["found"].demand.peak.allocated == 20 * 2**30
+        assert "With memory to spare it would have reached 20." in bundles(shell)[-1]["text/plain"]
+
     def test_ipython_syntax_in_the_cell_works(self, shell: Any) -> None:
         shell.run_cell("%%gpurun T4\nhere = %pwd\n")
         assert isinstance(shell.user_ns["here"], str)

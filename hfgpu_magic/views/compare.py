@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from ..compare import Comparison
+from ..comparison import Comparison
 from ..units import GiB, format_bytes
 from ..virtual.report import RunReport
 from ._bars import CACHED, CONTEXT, FREE, Part, cells, parts
