@@ -22,6 +22,8 @@ from .user_code import line_of_caller
 from .values import Mirrors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ..devices.catalog import GPU
     from .blocks import Block
 
@@ -45,6 +47,7 @@ class VirtualDevice:
         context: int | None = None,
         memory: int | None = None,
         settings: AllocatorSettings | None = None,
+        torch_version: str | None = None,
     ) -> None:
         self.gpu = gpu
         total = gpu.memory_total if memory is None else memory
@@ -56,7 +59,7 @@ class VirtualDevice:
             address_top=space.top,
             address_size=space.size - (1 << 21),
         )
-        self.libraries = Libraries(gpu.capability)
+        self.libraries = Libraries(gpu.capability, torch_version)
         self.mirrors = Mirrors()
         self.timeline = Timeline()
         self.attribution = Attribution(self)
@@ -67,6 +70,7 @@ class VirtualDevice:
         self._live: dict[int, _StorageRef] = {}
         self._held: dict[int, Record] = {}
         self._null = space.base
+        self._peaks = (0, 0)
         self.closed = False
 
     # ------------------------------------------------------------ notes
@@ -103,6 +107,22 @@ class VirtualDevice:
         record = self._held.pop(id(block))
         self.allocator.free(block)
         self.timeline.freed(record)
+
+    def scratch(self, sizes: Iterable[int], work: Callable[[], None] | None = None) -> None:
+        """What a kernel takes besides its results and gives back at its end, last first.  Bytes each.
+
+        `work` is what happens meanwhile.
+        """
+        blocks: list[Block] = []
+        try:
+            for n in sizes:
+                if n:
+                    blocks.append(self.hold(n, "workspace", "temporary"))
+            if work is not None:
+                work()
+        finally:
+            for block in reversed(blocks):
+                self.release(block)
 
     def _log(self, record: Record) -> None:
         allocator = self.allocator
@@ -146,6 +166,23 @@ class VirtualDevice:
             return
         self.allocator.free(reference.block)
         self.timeline.freed(reference.record)
+
+    # ------------------------------------------------------------ peaks of the whole run
+
+    @property
+    def max_allocated(self) -> int:
+        """Highest allocated bytes since the start, whatever the program has reset."""
+        return max(self._peaks[0], self.allocator.max_allocated)
+
+    @property
+    def max_reserved(self) -> int:
+        """Highest reserved bytes since the start."""
+        return max(self._peaks[1], self.allocator.max_reserved)
+
+    def reset_peak_stats(self) -> None:
+        """`torch.cuda.reset_peak_memory_stats`: for the program; the report keeps what was."""
+        self._peaks = (self.max_allocated, self.max_reserved)
+        self.allocator.reset_peak_stats()
 
     def empty_cache(self) -> None:
         self.allocator.empty_cache()

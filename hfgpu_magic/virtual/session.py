@@ -14,6 +14,7 @@ from ..devices.catalog import parse_gpus
 from ..errors import UsageError, VirtualGPUError
 from . import backend, edge, engine, hollow, hub, state, switches
 from .device import VirtualDevice
+from .edge import names
 from .kernels import external, generic
 from .patches import Patches
 from .report import DeviceUse, OutOfMemory, Peak, RunReport
@@ -29,7 +30,8 @@ class VirtualGPU:
     4194304
 
     `name` is a card of the catalog, spelled as people spell it.  `context` overrides the catalog's
-    estimate of the CUDA context (bytes), `memory` the card's total memory (bytes).  Inside the block tensors on `cuda` have shapes, types and
+    estimate of the CUDA context (bytes), `memory` the card's total memory (bytes),
+    `torch_version` the PyTorch whose use of cuBLAS's workspaces is modelled (the installed one's).  Inside the block tensors on `cuda` have shapes, types and
     addresses but no data; PyTorch's caching allocator is modelled to the byte, and the card's limit
     raises the same `torch.OutOfMemoryError` as the card would.  Leaving the block, by whatever way,
     restores PyTorch.
@@ -38,11 +40,19 @@ class VirtualGPU:
     this process already uses a real one.
     """
 
-    def __init__(self, name: str, *, context: int | None = None, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        context: int | None = None,
+        memory: int | None = None,
+        torch_version: str | None = None,
+    ) -> None:
         self.gpu, count = parse_gpus(name)
         if count != 1:
             raise UsageError(f"{name!r} asks for {count} GPUs; one virtual GPU at a time for now. Try {self.gpu.name!r}.")
         self._context = context
+        self._torch_version = torch_version
         self._memory = self.gpu.memory_total if memory is None else memory
         self._device: VirtualDevice | None = None
         self._patches: Patches | None = None
@@ -63,7 +73,9 @@ class VirtualGPU:
         _refuse_beside_real_gpu()
         backend.ensure_registered()
         generic.clear()
-        device = VirtualDevice(self.gpu, context=self._context, memory=self._memory)
+        device = VirtualDevice(
+            self.gpu, context=self._context, memory=self._memory, torch_version=self._torch_version
+        )
         patches = Patches()
         try:
             switches.install(patches)
@@ -88,6 +100,7 @@ class VirtualGPU:
         assert self._device is not None and self._patches is not None
         self._wall = time.perf_counter() - self._started
         try:
+            names.say_cuda(error)
             self._final = self._report(error)
         finally:
             state.active = None
@@ -121,12 +134,11 @@ class VirtualGPU:
         device = self._device
         assert device is not None
         device.attribution.settle()
-        allocator = device.allocator
         at_peak = device.timeline.at_peak()
         peak = Peak(
-            allocated=allocator.max_allocated,
-            reserved=allocator.max_reserved,
-            device=device.memory.context + allocator.max_reserved,
+            allocated=device.max_allocated,
+            reserved=device.max_reserved,
+            device=device.memory.context + device.max_reserved,
         )
         oom = device.out_of_memory
         died_of_it = error is not None and _is_out_of_memory(error)

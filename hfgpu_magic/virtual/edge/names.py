@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,22 @@ def to_cuda(d: Any) -> Any:
     if d.__class__ is _device and d.type == backend.NAME:
         return CUDA0
     return d
+
+
+def say_cuda(error: BaseException | None) -> None:
+    """PyTorch's own messages call the device by its internal name: put the program's word there.
+
+    Changes the texts of `error` and of the errors it came from in place; type and traceback stay.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if any(isinstance(a, str) and backend.NAME in a for a in error.args):
+            error.args = tuple([_INTERNAL.sub("cuda", a) if isinstance(a, str) else a for a in error.args])
+        error = error.__cause__ or error.__context__
+
+
+_INTERNAL = re.compile(rf"\b{backend.NAME}\b")
 
 
 def with_virtual_device(f: Callable[..., Any]) -> Callable[..., Any]:
