@@ -121,4 +121,4 @@ def _segment(part: Part, percent: float) -> str:
     color = CATEGORY_COLORS.get(part.name)
     paint_it = f";background:{color}" if color else ""
     title = f"{part.name} {format_bytes(part.bytes)}"
-    return f'<span class="hfgpu-part {_class(part.name)}" style="width:{percent:.3f}%{paint_it}" title="{escape(title)}"></span>'
+    return f'<span class="hfgpu-piece {_class(part.name)}" style="width:{percent:.3f}%{paint_it}" title="{escape(title)}"></span>'
