@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ..units import KiB
 
 if TYPE_CHECKING:
     from .blocks import Block
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 _PAIR = re.compile(r":(\d+):(\d+)")
 
 
-def cublas_workspace_size(capability: tuple[int, int], environ: dict[str, str] | os._Environ[str]) -> int:
+def cublas_workspace_size(capability: tuple[int, int], environ: Mapping[str, str]) -> int:
     """Bytes of the workspace PyTorch gives each cuBLAS handle.
 
     32 MiB on Hopper (9.0) and Blackwell (10.x, 12.x), 8,519,680 B (":4096:2:16:8") before; the
@@ -24,30 +28,90 @@ def cublas_workspace_size(capability: tuple[int, int], environ: dict[str, str] |
     configured = environ.get("CUBLAS_WORKSPACE_CONFIG", "")
     pairs = _PAIR.findall(configured)
     if pairs:
-        return sum(int(size) * 1024 * int(count) for size, count in pairs)
-    return 4096 * 1024 * 8 if capability[0] >= 9 else (4096 * 2 + 16 * 8) * 1024
+        return sum(int(size) * KiB * int(count) for size, count in pairs)
+    return 4096 * KiB * 8 if capability[0] >= 9 else (4096 * 2 + 16 * 8) * KiB
+
+
+def cublaslt_workspace_size(environ: Mapping[str, str]) -> int:
+    """Bytes a cuBLASLt call may use: 1 MiB, or CUBLASLT_WORKSPACE_SIZE KiB.  Source: ATen CUDABlas.cpp."""
+    try:
+        return int(environ.get("CUBLASLT_WORKSPACE_SIZE", "1024")) * KiB
+    except ValueError:
+        return 1024 * KiB
+
+
+@dataclass(frozen=True)
+class LibraryRules:
+    """What a version of PyTorch keeps in its allocator for the libraries."""
+
+    cublas: bool
+    """cuBLAS works in a block of PyTorch's allocator (1.13 on, pull request 85447); before it had its own."""
+    lt_kept: bool
+    """cuBLASLt's workspace stays (2.7 on); before, every call took it and gave it back."""
+    lt_shared: bool
+    """cuBLASLt uses cuBLAS's workspace: only with TORCH_CUBLASLT_UNIFIED_WORKSPACE=1 (2.7 on)."""
+
+    @classmethod
+    def of(cls, torch_version: str, environ: Mapping[str, str]) -> LibraryRules:
+        major, minor = (int(part) for part in re.findall(r"\d+", torch_version)[:2])
+        version = (major, minor)
+        kept = version >= (2, 7)
+        shared = kept and environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE") == "1"
+        return cls(cublas=version >= (1, 13), lt_kept=kept, lt_shared=shared)
 
 
 class Libraries:
     """Workspaces of one device.  One per thread: autograd's device thread has its own handle."""
 
-    def __init__(self, capability: tuple[int, int]) -> None:
-        self._capability = capability
+    def __init__(
+        self,
+        capability: tuple[int, int],
+        torch_version: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        environ = os.environ if environ is None else environ
+        self._rules = LibraryRules.of(torch_version or _installed(), environ)
+        self._cublas_size = cublas_workspace_size(capability, environ) if self._rules.cublas else 0
+        self._lt_size = cublaslt_workspace_size(environ)
         self._cublas: dict[int, Block] = {}
+        self._lt: dict[int, Block] = {}
 
     def cublas(self, device: VirtualDevice) -> None:
         """To be called by every GEMM, after its result is allocated: the first of a thread pays."""
         thread = _handle()
-        if thread not in self._cublas:
-            nbytes = cublas_workspace_size(self._capability, os.environ)
-            if nbytes:
-                self._cublas[thread] = device.hold(nbytes, "workspace", "cuBLAS workspace")
+        if thread not in self._cublas and self._cublas_size:
+            self._cublas[thread] = device.hold(self._cublas_size, "workspace", "cuBLAS workspace")
+
+    def cublaslt(self, device: VirtualDevice) -> None:
+        """To be called by every GEMM that cuBLASLt runs, after its result is allocated.
+
+        The order is ATen's: a call's own workspace comes before the handle (which brings cuBLAS's), a
+        kept one after it.
+        """
+        if self._rules.lt_shared or not self._lt_size:
+            self.cublas(device)
+        elif self._rules.lt_kept:
+            self.cublas(device)
+            thread = _handle()
+            if thread not in self._lt:
+                self._lt[thread] = device.hold(self._lt_size, "workspace", "cuBLASLt workspace")
+        else:
+            block = device.hold(self._lt_size, "workspace", "cuBLASLt workspace")
+            self.cublas(device)
+            device.release(block)
 
     def clear(self, device: VirtualDevice) -> None:
         """`torch._C._cuda_clearCublasWorkspaces`: give them back; the next GEMM allocates again."""
-        for block in self._cublas.values():
+        for block in (*self._cublas.values(), *self._lt.values()):
             device.release(block)
         self._cublas.clear()
+        self._lt.clear()
+
+
+def _installed() -> str:
+    import torch
+
+    return torch.__version__
 
 
 def _handle() -> int:

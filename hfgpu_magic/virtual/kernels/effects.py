@@ -1,23 +1,113 @@
-"""Memory that operations take beside their results: library workspaces, kernel temporaries."""
+"""Memory that operations take beside their results: library workspaces, kernel temporaries.
+
+An effect runs after the operation's results are allocated, as ATen's kernels do: structured operators
+allocate their output first, then what they need on the way.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from .generic import EFFECTS
+import torch
+
+from . import reductions
+from .generic import CHOOSERS
+
+Tensor = torch.Tensor
+Effect = Callable[[Any, Any, Any, Any], None]
 
 
-def _gemm(device: Any, args: Any, kwargs: Any, out: Any) -> None:
+def _cublas(device: Any, args: Any, kwargs: Any, out: Any) -> None:
     device.libraries.cublas(device)
 
 
-#: Operators that reach cuBLAS (and so need its workspace on first use).
-GEMMS = (
-    "mm", "bmm", "addmm", "baddbmm", "addbmm", "_addmm_activation", "mv", "addmv", "dot", "vdot",
-    "_scaled_mm", "_grouped_mm", "_int_mm",
-)  # fmt: skip
+def _cublaslt(device: Any, args: Any, kwargs: Any, out: Any) -> None:
+    device.libraries.cublaslt(device)
+
+
+def _with_copies(sizes: list[int], library: Effect) -> Effect:
+    """Operands that BLAS cannot read as they lie are copied first, for the length of the call."""
+    if not sizes:
+        return library
+
+    def effect(device: Any, args: Any, kwargs: Any, out: Any) -> None:
+        device.scratch(sizes, lambda: library(device, args, kwargs, out))
+
+    return effect
+
+
+def _nbytes(t: Tensor) -> int:
+    return t.numel() * t.element_size()
+
+
+def _blas_layout(t: Tensor) -> bool:
+    """Whether the last two dimensions are rows or columns with a leading dimension (ATen's prepare_matrix)."""
+    if t.dim() < 2 or t.is_contiguous():
+        return True
+    rows, columns = t.shape[-2:]
+    down, across = t.stride()[-2:]
+    return (down == 1 and across >= max(1, rows)) or (across == 1 and down >= max(1, columns))
+
+
+def _copies(*matrices: Tensor) -> list[int]:
+    return [_nbytes(t) for t in matrices if not _blas_layout(t)]
+
+
+def _mm(args: Any, kwargs: Any, out: Any) -> Effect | None:
+    """mm(a, b), bmm(a, b): an empty product needs no library."""
+    if not _nonempty(*args[:2]):
+        return None
+    return _with_copies(_copies(*args[:2]), _cublas)
+
+
+def _addmm(args: Any, kwargs: Any, out: Any) -> Effect | None:
+    """addmm(bias, a, b): with a one-dimensional bias cuBLASLt adds it in the same kernel."""
+    bias, a, b = args[:3]
+    if not _nonempty(a, b):
+        return None
+    fused = (
+        bias.dim() == 1
+        and kwargs.get("beta", 1) == 1
+        and bias.is_contiguous()
+        and bias.size(0) == b.size(1)
+        and b.size(0) > 1
+        and b.size(1) > 1
+        and a.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    )
+    return _with_copies(_copies(a, b), _cublaslt if fused else _cublas)
+
+
+def _addmm_activation(args: Any, kwargs: Any, out: Any) -> Effect | None:
+    return _with_copies(_copies(*args[1:3]), _cublaslt) if _nonempty(*args[1:3]) else None
+
+
+def _baddbmm(args: Any, kwargs: Any, out: Any) -> Effect | None:
+    return _with_copies(_copies(*args[1:3]), _cublas) if _nonempty(*args[1:3]) else None
+
+
+def _nonempty(*tensors: Tensor) -> bool:
+    return all(t.numel() for t in tensors)
+
+
+def _always(effect: Effect) -> Callable[[Any, Any, Any], Effect]:
+    return lambda args, kwargs, out: effect
+
+
+#: Operators that reach cuBLAS or cuBLASLt (and so need a workspace on first use).
+GEMMS: dict[str, Callable[[Any, Any, Any], Effect | None]] = {
+    "mm": _mm,
+    "bmm": _mm,
+    "addmm": _addmm,
+    "addmm_": _addmm,
+    "_addmm_activation": _addmm_activation,
+    "baddbmm": _baddbmm,
+    "baddbmm_": _baddbmm,
+    **{name: _always(_cublas) for name in ("addbmm", "mv", "addmv", "dot", "vdot", "_grouped_mm")},
+    **{name: _always(_cublaslt) for name in ("_scaled_mm", "_int_mm")},
+}
 
 
 def install() -> None:
-    for name in GEMMS:
-        EFFECTS[name] = _gemm
+    CHOOSERS.update(GEMMS)
+    CHOOSERS.update(reductions.CHOOSERS)

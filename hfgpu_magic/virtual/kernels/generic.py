@@ -20,6 +20,9 @@ make_tensor = backend.make_tensor
 
 #: Run after an operation's outputs exist: `effect(device, args, kwargs, out)`.  Filled by `effects`.
 EFFECTS: dict[str, Callable[..., None]] = {}
+#: Asked once per operation and argument shapes: `chooser(args, kwargs, out)` gives the effect, or None.
+#: Tensors in it may be meta tensors.  Filled by `effects`.
+CHOOSERS: dict[str, Callable[..., Callable[..., None] | None]] = {}
 #: A float argument decides the size of these results, so its value belongs to the cache key.
 _SIZED_BY_FLOATS = ("arange", "range", "linspace", "logspace", "upsample", "_upsample")
 
@@ -150,17 +153,23 @@ def _written(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[
 def _analyse(op: Any, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
     checks.check(op, plan.name, args, kwargs)
     gpu = state.current().gpu
-    effect = EFFECTS.get(plan.name)
     if plan.aliased:
         targets = _written(plan, args, kwargs)
+        effect = _effect(plan.name, args, kwargs, targets[0] if len(targets) == 1 else targets)
         resize = _out_shapes(op, plan, args, kwargs) if plan.out_only else None
         cost = roofline.seconds(gpu, op, args, kwargs, targets[0] if len(targets) == 1 else targets)
         return Entry(None, _any_small(targets), cost, effect, resize)
     meta_args = tuple([to_meta(a) for a in args])
     meta_kwargs = {k: to_meta(v) for k, v in kwargs.items()}
     out = _shapes(op, meta_args, meta_kwargs)
+    effect = _effect(plan.name, meta_args, meta_kwargs, out)
     cost = roofline.seconds(gpu, op, meta_args, meta_kwargs, out)
     return Entry(_spec(out), _any_small(out), cost, effect, None)
+
+
+def _effect(name: str, args: Any, kwargs: Any, out: Any) -> Any:
+    chooser = CHOOSERS.get(name)
+    return EFFECTS.get(name) if chooser is None else chooser(args, kwargs, out)
 
 
 def _shapes(op: Any, args: Any, kwargs: Any) -> Any:
