@@ -47,7 +47,7 @@ def gpus_html(found: GPUList) -> str:
             values = "".join(f"<td{_align(i)}>{escape(v)}</td>" for i, v in enumerate(others, 1))
             body.append(f'<tr><th scope="row">{escape(first)}</th>{values}</tr>')
     table = f'<table class="hfgpu-table"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return block("gpus", table)
+    return block("gpus", f'<div class="hfgpu-scroll">{table}</div>')
 
 
 def _cells(g: GPU) -> tuple[str, ...]:
