@@ -10,6 +10,7 @@ import torch
 
 from . import address, backend, state
 from .allocator import AllocationFailed, CachingAllocator
+from .history import History
 from .libraries import Libraries
 from .memory import DeviceMemory
 from .modules import Attribution
@@ -62,6 +63,7 @@ class VirtualDevice:
         self.libraries = Libraries(gpu.capability, torch_version)
         self.mirrors = Mirrors()
         self.timeline = Timeline()
+        self.history = History(self)
         self.attribution = Attribution(self)
         self.operations = 0
         self.seconds = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -258,10 +259,25 @@ def _install_random(patches: Patches) -> None:
 
 
 def _install_history(patches: Patches, device: VirtualDevice) -> None:
-    """`torch.cuda.memory._record_memory_history` is accepted; the snapshot holds the segments."""
+    """`torch.cuda.memory._record_memory_history`, in its present form and with its old `enabled=True`."""
 
-    def record(enabled: Any = "all", *args: Any, **kwargs: Any) -> None:
-        if enabled is not None:
-            device.note("Memory history: the snapshot shows segments and blocks; the event trace is not recorded yet.")
+    def record(
+        enabled: Any = "all",
+        context: Any = "all",
+        stacks: Any = "all",
+        max_entries: int = sys.maxsize,
+        device_index: Any = None,
+        clear_history: bool = False,
+        **others: Any,
+    ) -> None:
+        history = device.history
+        if not enabled:
+            history.stop()
+            return
+        if clear_history:
+            history.clear()
+        if isinstance(enabled, bool):  # (enabled, record_context, trace_alloc_max_entries, ...) of old
+            context, max_entries = "all" if context else None, others.get("trace_alloc_max_entries", max_entries)
+        history.start(max_entries, stacks=context is not None, trace=enabled != "state")
 
     patches.set(torch.cuda.memory, "_record_memory_history", record)
