@@ -35,13 +35,27 @@ def _place(filename: str, line: int) -> Place:
 
 
 def line_of_caller() -> Place:
-    """File, line and text of the innermost running frame that is the user's; three Nones without one."""
-    frame: FrameType | None = sys._getframe(1)
+    """File, line and text of the innermost running frame that is the user's; three Nones without one.
+
+    In autograd's device thread there is none: the line that called backward waits in another thread.
+    """
+    own = sys._getframe(1)
+    return _innermost(own) or _of_waiting_backward(own) or (None, None, None)
+
+
+def _innermost(frame: FrameType | None) -> Place | None:
     while frame is not None:
         if is_users(frame.f_code.co_filename):
             return _place(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
-    return None, None, None
+    return None
+
+
+def _of_waiting_backward(own: FrameType) -> Place | None:
+    for frame in sys._current_frames().values():
+        if frame is not own and frame.f_code.co_name == "_engine_run_backward":
+            return _innermost(frame)
+    return None
 
 
 def line_of_error(error: BaseException) -> Place:

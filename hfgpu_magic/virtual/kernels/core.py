@@ -139,6 +139,9 @@ def record_stream(self: Tensor, stream: Any) -> None:
 
 # ---------------------------------------------------------------- copies and host reads
 
+#: Above this glibc always maps fresh pages, which read as zeros (M_MMAP_THRESHOLD's largest value, mallopt(3)).
+_FRESH_PAGES = 32 << 20
+
 
 @kernel("copy_")
 def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
@@ -170,7 +173,7 @@ def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
         return self.copy_(host)
     except values.Unmirrored:
         pass
-    if hollow.worth_it(self):
+    if self.numel() * self.element_size() > _FRESH_PAGES:
         hollow.mark(self)  # a large read-back: pages stay untouched
         return self
     return self.fill_(1 if src.dtype.is_floating_point and src.numel() == 1 else 0)
@@ -262,6 +265,27 @@ def unique_consecutive(
     self: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _unique(self, return_inverse, return_counts)
+
+
+@kernel("repeat_interleave.Tensor")
+def repeat_interleave(repeats: Tensor, *, output_size: int | None = None) -> Tensor:
+    device = _started(repeats)
+    counts: Tensor | None = None
+    try:
+        host, known = device.mirrors.read(repeats)
+        counts = host if known else None
+    except values.Unmirrored:
+        pass
+    n = output_size
+    if n is None and counts is not None:
+        n = int(counts.sum())
+    if n is None:
+        device.note("repeat_interleave: the counts are data that is not there; each was taken to be one.")
+        n = repeats.numel()
+    out = backend.make_tensor((n,), (1,), repeats.dtype)
+    if counts is not None and values.is_small(out):
+        device.mirrors.write(out, True).copy_(torch.repeat_interleave(counts))
+    return out
 
 
 @kernel("bincount")
