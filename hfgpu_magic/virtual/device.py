@@ -155,9 +155,11 @@ class VirtualDevice:
     def _malloc(self, nbytes: int) -> Block:
         try:
             return self.allocator.malloc(nbytes)
-        except AllocationFailed as failure:
-            error = self._out_of_memory(failure, nbytes)
-        raise error
+        except AllocationFailed as caught:
+            failure = caught.with_traceback(None)
+        # Not kept in a variable: error, traceback and this frame would hold each other, and with them every
+        # tensor of the attempt that failed, until the next collection of cycles.
+        raise self._out_of_memory(failure, nbytes)
 
     def _storage_died(self, reference: Any) -> None:
         # May run at any bytecode of any thread (garbage collection); the allocator is safe against that.
