@@ -59,14 +59,15 @@
 import logging
 import warnings
 
+warnings.filterwarnings("ignore")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, Trainer, TrainingArguments
 
-warnings.filterwarnings("ignore")
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
