@@ -53,3 +53,8 @@ $(VENV)/.notebooks: pyproject.toml $(CONSTRAINTS) | $(PY)
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(PY)
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/.notebooks $@
+
+# Published measurements of real GPUs against the virtual ones (reads ../shared/evidence; skips without it).
+.PHONY: fidelity
+fidelity: $(VENV)/.dev
+	$(PY) benchmarks/fidelity.py
