@@ -12,6 +12,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
 from . import parsers
 from .errors import HfgpuError, UsageError
+from .virtual import AUTO
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -55,19 +56,19 @@ class HfgpuMagics(Magics):
 
             if options.into and not options.into.isidentifier():
                 raise UsageError(f"--into needs a variable name, not {options.into!r}.")
-            if options.gpu != parsers.AUTO:
+            if options.gpu != AUTO:
                 parse_gpus(options.gpu)  # a wrong name is told before torch is imported
 
             from .measure import has_real_gpu
 
-            apart = options.gpu != parsers.AUTO and has_real_gpu()
+            apart = options.gpu != AUTO and has_real_gpu()
             (self._apart if apart else self._here)(options, f"%%gpurun {line}", cell)
 
         _carry_out("run", line, call)
 
     def _here(self, options: Namespace, line: str, cell: str) -> None:
         from .cells import as_function
-        from .virtual.runner import run_callable
+        from .virtual.runner import let_go, run_callable
 
         execute = as_function(self.shell, line, cell)
         report, error = run_callable(execute, gpu=options.gpu, demand=options.demand)
@@ -75,6 +76,7 @@ class HfgpuMagics(Magics):
         # Running out is a result, told by the report; any other error stays the cell's own.
         if error is not None and report.outcome == "error":
             raise error
+        let_go(error)
 
     def _apart(self, options: Namespace, line: str, cell: str) -> None:
         from .apart import run_apart

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, NoReturn
 
 from .errors import UsageError
+from .virtual import AUTO
 
 Edge = Literal["magic", "command"]
 
 #: What `--for` accepts.  The requirement profiles themselves are a table of `checks`.
 PROFILES: Final = ("inference", "training", "quantization", "distributed")
-
-#: The GPU name that means this machine's own, or a virtual T4 where there is none.
-AUTO: Final = "auto"
 
 _WIDTH: Final = 80
 

@@ -57,6 +57,7 @@
 
 # %%
 import logging
+import tempfile
 import warnings
 
 warnings.filterwarnings("ignore")
@@ -100,7 +101,7 @@ def finetune(model, **settings):
     """Three training steps, which is enough to meet the peak: the optimizer's state exists from the first on."""
     settings = {CHECKPOINTING if k == "checkpointing" else k: v for k, v in settings.items()}
     arguments = TrainingArguments(
-        "build/out", per_device_train_batch_size=BATCH, max_steps=3, report_to=[], save_strategy="no",
+        tempfile.mkdtemp(), per_device_train_batch_size=BATCH, max_steps=3, report_to=[], save_strategy="no",
         logging_strategy="no", disable_tqdm=True, **settings,
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=Rows(model.config.vocab_size))

@@ -24,7 +24,7 @@ class NotAvailable:
 
     def __format__(self, spec: str) -> str:
         # A width still aligns; a number's precision or type means nothing here.
-        digits = "".join(c for c in spec.split(".")[0] if c.isdigit() or c in "<>^")
+        digits = "".join(c for c in spec.split(".", maxsplit=1)[0] if c.isdigit() or c in "<>^")
         return format("N/A", digits)
 
     def __float__(self) -> float:

@@ -17,7 +17,9 @@ _GRAY = {CACHED: "hfgpu-cached", CONTEXT: "hfgpu-context"}
 def _used(report: RunReport) -> list[Part]:
     """The bar of one run: its whole demand where that is known, else what it held when it ended."""
     use = report.demand
-    categories, peak = (use.by_category_at_peak, use.peak) if use else (report.by_category_at_peak, report.peak)
+    categories, peak = (
+        (use.by_category_at_peak, use.peak) if use else (report.by_category_at_peak, report.peak)
+    )
     shown = [p for p in parts(categories, peak, peak.device) if p.name != FREE]
     if use is None and report.outcome == "oom" and report.oom is not None:
         shown.append(Part(_LACKING, "!", report.oom.requested))
@@ -53,10 +55,14 @@ def compare_text(comparison: Comparison, *, color: bool = False, width: int = 88
         name, words = _verdict(report)
         icon = "✓" if name == "pass" else "✗"
         hue = {"pass": "green", "warn": "yellow", "fail": "red"}[name]
-        lines.append(paint(f"{icon} {label}: {format_bytes(report.needed.device)}, {words}", hue, color=color))
+        lines.append(
+            paint(f"{icon} {label}: {format_bytes(report.needed.device)}, {words}", hue, color=color)
+        )
         shown = _used(report)
         length = round(room * sum(p.bytes for p in shown) / scale)
-        bar = "".join(p.letter * n for p, n in zip(shown, cells([p.bytes for p in shown], length), strict=True))
+        bar = "".join(
+            p.letter * n for p, n in zip(shown, cells([p.bytes for p in shown], length), strict=True)
+        )
         bar = bar.ljust(room, " ")
         lines.append("  " + bar[:limit] + "|" + bar[limit:].rstrip())
     seen = {p.letter: p.name for _, r in comparison.rows for p in _used(r)}

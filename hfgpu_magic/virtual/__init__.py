@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .runner import run_cell, run_script
     from .session import VirtualGPU
 
-__all__ = ["VirtualGPU", "run_cell", "run_script"]
+__all__ = ["AUTO", "DEFAULT", "VirtualGPU", "run_cell", "run_script"]
+
+#: The GPU name that means this machine's own, measured; `DEFAULT`, virtually, where it has none.
+AUTO: Final = "auto"
+#: The card that Colab and Kaggle lend.
+DEFAULT: Final = "T4"
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..devices.catalog import parse_gpus
 from ..errors import UsageError
-from ..parsers import AUTO
+from . import AUTO, DEFAULT
 from .report import RunReport
 
 
@@ -38,7 +38,9 @@ def _as_main(path: Path, args: Sequence[str]) -> Iterator[ModuleType]:
             sys.modules["__main__"] = saved[2]
 
 
-def run_script(path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: str, json_mode: bool = False) -> RunReport:
+def run_script(
+    path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: str, json_mode: bool = False
+) -> RunReport:
     """Run `python path args...` on the virtual `gpu` and report what it used.
 
     Meant for a process of its own (`hfgpu run`): real GPUs are hidden from it before torch is imported.
@@ -56,24 +58,40 @@ def run_script(path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: s
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{script} is not a Python program: {error}") from None
     parse_gpus(gpu)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     def program() -> None:
         redirect = contextlib.redirect_stdout(sys.stderr) if json_mode else contextlib.nullcontext()
         with _as_main(script, args) as main, redirect:
             exec(code, main.__dict__)
 
-    report, error = run_callable(program, gpu=gpu)
-    if error is not None and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+    with _hidden_gpus():
+        report, error = run_callable(program, gpu=gpu)
+    if isinstance(error, SystemExit):
+        if not isinstance(error.code, (int, type(None))):  # sys.exit("why"): Python prints it
+            print(error.code, file=sys.stderr)
+    elif error is not None and not isinstance(error, KeyboardInterrupt):
         print_traceback(error)
+    let_go(error)
     return report
+
+
+@contextlib.contextmanager
+def _hidden_gpus() -> Iterator[None]:
+    """No real GPU for this process and its children, as far as CUDA has not started yet."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 #: "Memory to spare" for the run that finds a program's demand (bytes).
 _AMPLE = 1 << 40
-
-#: What the name "auto" means where this machine has no GPU: the card that Colab and Kaggle lend.
-DEFAULT = "T4"
 
 
 def run_callable(
@@ -117,10 +135,13 @@ def run_cell(
     report, error = run_callable(lambda: exec(code, namespace), gpu=gpu, demand=demand)
     if error is not None and report.outcome == "error" and not isinstance(error, KeyboardInterrupt):
         print_traceback(error)
+    let_go(error)
     return report
 
 
-def _inside(card: AbstractContextManager[Any], program: Callable[[], Any]) -> tuple[RunReport, BaseException | None]:
+def _inside(
+    card: AbstractContextManager[Any], program: Callable[[], Any]
+) -> tuple[RunReport, BaseException | None]:
     """Run `program` in the block of a `VirtualGPU` or a `MeasuredGPU`."""
     error: BaseException | None = None
     try:
@@ -132,6 +153,19 @@ def _inside(card: AbstractContextManager[Any], program: Callable[[], Any]) -> tu
         error = caught
     report: RunReport = card.report  # type: ignore[attr-defined]
     return report, error
+
+
+def let_go(error: BaseException | None) -> None:
+    """Forget where `error` came from, once that has been shown.
+
+    A traceback holds its frames, a frame its caller's, and one of those the error: a circle that would keep
+    every tensor of the failed program until Python next looks for circles.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def print_traceback(error: BaseException) -> None:

@@ -50,7 +50,9 @@ class VirtualGPU:
     ) -> None:
         self.gpu, count = parse_gpus(name)
         if count != 1:
-            raise UsageError(f"{name!r} asks for {count} GPUs; one virtual GPU at a time for now. Try {self.gpu.name!r}.")
+            raise UsageError(
+                f"{name!r} asks for {count} GPUs; one virtual GPU at a time for now. Try {self.gpu.name!r}."
+            )
         self._context = context
         self._torch_version = torch_version
         self._memory = self.gpu.memory_total if memory is None else memory

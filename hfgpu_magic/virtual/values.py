@@ -200,7 +200,9 @@ def compute(
                 return
             with torch.no_grad():
                 out = op(*host_args, **host_kwargs)
-            produced = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, torch.Tensor)]
+            produced = [
+                o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, torch.Tensor)
+            ]
             for t, value in zip(results, produced, strict=False):
                 if t.shape == value.shape and is_small(t):
                     mirrors.write(t, known).copy_(value)

@@ -48,7 +48,12 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     client.execute()
     said = "".join(o["text"] for o in book.cells[-1].outputs if o.get("name") == "stdout")
     facts: dict[str, object] = json.loads(said.strip().splitlines()[-1])
-    facts["html"] = [o["data"]["text/html"] for c in book.cells for o in c.get("outputs", ()) if "text/html" in o.get("data", {})]
+    facts["html"] = [
+        o["data"]["text/html"]
+        for c in book.cells
+        for o in c.get("outputs", ())
+        if "text/html" in o.get("data", {})
+    ]
     return facts
 
 

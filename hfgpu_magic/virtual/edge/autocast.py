@@ -127,7 +127,14 @@ def _cast(x: Any, dtype: torch.dtype, lower: bool) -> Any:
         if x.dtype is dtype or not _eligible(x):
             return x
         # A leaf weight is cast once per autocast block (at::autocast::cached_cast).
-        if lower and x.dtype is torch.float32 and x.requires_grad and x.is_leaf and not x._is_view() and _cache_enabled():
+        if (
+            lower
+            and x.dtype is torch.float32
+            and x.requires_grad
+            and x.is_leaf
+            and not x._is_view()
+            and _cache_enabled()
+        ):
             entry = _weights.get(id(x))
             if entry is not None and entry[0]() is x:
                 return entry[1]
@@ -199,7 +206,12 @@ def _set_dtype(op: Any, name: str) -> Any:
         with _Exclude(_KEYS):
             x = args[0]
             given = args[position] if len(args) > position else kwargs.get("dtype")
-            if given is None and isinstance(x, Tensor) and _eligible(x) and x.dtype in (torch.float16, torch.bfloat16):
+            if (
+                given is None
+                and isinstance(x, Tensor)
+                and _eligible(x)
+                and x.dtype in (torch.float16, torch.bfloat16)
+            ):
                 args = args[:position]
                 kwargs["dtype"] = torch.float32
             return op(*args, **kwargs)

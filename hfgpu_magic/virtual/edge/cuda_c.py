@@ -67,7 +67,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         "clearCublasWorkspaces": lambda: device.libraries.clear(device),
         "ipc_collect": lambda: None,
         "hostAllocatorEmptyCache": lambda: None,
-        "hostMemoryStats": lambda: {},
+        "hostMemoryStats": dict,
         "isCurrentStreamCapturing": lambda: False,
         "getCurrentStream": lambda index: (0, index, 1),
         "getDefaultStream": lambda index: (0, index, 1),

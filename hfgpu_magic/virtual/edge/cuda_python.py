@@ -76,7 +76,7 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, *exc: Any) -> None: ...
+    def __exit__(self, *exc: object) -> None: ...
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stream)
@@ -88,7 +88,9 @@ class Stream:
 class Event:
     """`torch.cuda.Event`; `elapsed_time` is the card's *estimated* time between two records."""
 
-    def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
+    def __init__(
+        self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
+    ) -> None:
         self.device = CUDA0
         self._at: float | None = None
 
@@ -151,7 +153,12 @@ _TENSOR_TYPES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", 
 def install(patches: Patches, device: VirtualDevice) -> None:
     cuda = torch.cuda
     # These modules copy names out of torch.cuda or ask about it once, at import: let them see the truth first.
-    for name in ("torch.cuda.amp.common", "torch.utils.checkpoint", "torch.backends.cudnn", "torch.cuda.nvtx"):
+    for name in (
+        "torch.cuda.amp.common",
+        "torch.utils.checkpoint",
+        "torch.backends.cudnn",
+        "torch.cuda.nvtx",
+    ):
         importlib.import_module(name)
     gpu = device.gpu
     properties = Properties(
@@ -183,7 +190,9 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         "_exchange_device": lambda index: gpu_index(index) * 0,
         "_maybe_exchange_device": lambda index: 0,
         "cudart": lambda: runtime,
-        "is_bf16_supported": lambda including_emulation=True: gpu.capability >= (8, 0) or bool(including_emulation),
+        "is_bf16_supported": lambda including_emulation=True: (
+            gpu.capability >= (8, 0) or bool(including_emulation)
+        ),
         "is_tf32_supported": lambda: gpu.capability >= (8, 0),
         "_get_generator": lambda d: cuda.default_generators[0],
         "default_generators": (_default_generator(),),
@@ -206,7 +215,12 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     for name in _TENSOR_TYPES:
         full = f"{name}Tensor"
         dtype = getattr(torch, full).dtype
-        namespace = {"dtype": dtype, "is_cuda": True, "_tensor_type": f"torch.cuda.{full}", "__module__": "torch.cuda"}
+        namespace = {
+            "dtype": dtype,
+            "is_cuda": True,
+            "_tensor_type": f"torch.cuda.{full}",
+            "__module__": "torch.cuda",
+        }
         patches.set(cuda, full, _TensorType(full, (), namespace))
     patches.set(torch.backends.cuda, "is_built", lambda: True)
     patches.set(torch.backends.cudnn, "is_available", lambda: True)
@@ -277,7 +291,10 @@ def _install_history(patches: Patches, device: VirtualDevice) -> None:
         if clear_history:
             history.clear()
         if isinstance(enabled, bool):  # (enabled, record_context, trace_alloc_max_entries, ...) of old
-            context, max_entries = "all" if context else None, others.get("trace_alloc_max_entries", max_entries)
+            context, max_entries = (
+                "all" if context else None,
+                others.get("trace_alloc_max_entries", max_entries),
+            )
         history.start(max_entries, stacks=context is not None, trace=enabled != "state")
 
     patches.set(torch.cuda.memory, "_record_memory_history", record)

@@ -36,7 +36,9 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     def efficient_zeros(size: Any, *, dtype: Any = None, **kwargs: Any) -> torch.Tensor:
         return core.empty(size, dtype=dtype)
 
-    def triangle(original: Any, row: int, col: int, offset: int = 0, *, dtype: Any = torch.int64, **kwargs: Any) -> Any:
+    def triangle(
+        original: Any, row: int, col: int, offset: int = 0, *, dtype: Any = torch.int64, **kwargs: Any
+    ) -> Any:
         return backend.raw_to(original(row, col, offset, dtype=dtype, device="cpu"), backend.VDEVICE)
 
     kernels = {

@@ -86,7 +86,7 @@ def gpu_index(d: Any = None) -> int:
     if d is None:
         return 0
     if isinstance(d, int):
-        index = 0 if d < 0 else d
+        index = max(d, 0)
     else:
         index = getattr(_device(d), "index", None) or 0
     check_index(index)

@@ -176,7 +176,18 @@ def _install_pinning(patches: Patches) -> None:
 
     patches.set(Tensor, "pin_memory", pin_memory)
     patches.set(Tensor, "is_pinned", is_pinned)
-    for name in ("empty", "zeros", "ones", "full", "rand", "randn", "arange", "empty_strided", "zeros_like", "empty_like"):
+    for name in (
+        "empty",
+        "zeros",
+        "ones",
+        "full",
+        "rand",
+        "randn",
+        "arange",
+        "empty_strided",
+        "zeros_like",
+        "empty_like",
+    ):
         patches.set(torch, name, pins(getattr(torch, name)))
 
 
@@ -221,7 +232,9 @@ def _install_data(patches: Patches) -> None:
     compatible = torch._has_compatible_shallow_copy_type
 
     def crosses(a: Tensor, b: Tensor) -> bool:
-        return (a.is_cpu and _on_card(b) or _on_card(a) and b.is_cpu) and a.layout == b.layout == torch.strided
+        return (
+            (a.is_cpu and _on_card(b)) or (_on_card(a) and b.is_cpu)
+        ) and a.layout == b.layout == torch.strided
 
     def setter(self: Tensor, new: Tensor) -> None:
         if not crosses(self, new):
@@ -249,5 +262,3 @@ def _install_data(patches: Patches) -> None:
         "_has_compatible_shallow_copy_type",
         lambda input, from_: crosses(input, from_) or compatible(input, from_),
     )
-
-
