@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from .errors import VirtualGPUError
 from .virtual.report import CATEGORIES, DeviceUse, OutOfMemory, Peak, RunReport
@@ -50,7 +50,7 @@ class MeasuredGPU:
             raise VirtualGPUError("The measurement is not over yet.")
         return self._final
 
-    def __enter__(self) -> MeasuredGPU:
+    def __enter__(self) -> Self:
         import torch
 
         torch.cuda.init()

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 LORA_RANK, LORA_ALPHA, LORA_DROPOUT = 8, 16, 0.05  # finetune/lora.py
 PROMPT_ROWS, PROMPT_FROM_LAYER = 10, 2  # lit_gpt/adapter.py
@@ -66,7 +66,9 @@ class Shape:
 
 
 SHAPES = {
-    "phi-1.5-1.3B": Shape(24, 2048, 32, 51200, 8192, 2048, 0.5, shared_norm=True, head_bias=True, gelu="tanh"),
+    "phi-1.5-1.3B": Shape(
+        24, 2048, 32, 51200, 8192, 2048, 0.5, shared_norm=True, head_bias=True, gelu="tanh"
+    ),
     "phi-2": Shape(32, 2560, 32, 51200, 10240, 2048, 0.4, shared_norm=True, head_bias=True, gelu="tanh"),
     "StableLMAlpha-3B": Shape(16, 4096, 32, 50688, 16384, 4096, 0.25),
     "Llama2-7B": Shape(32, 4096, 32, 32000, 11008, 4096, 1.0, parallel=False, bias=False, llama=True),
@@ -97,7 +99,7 @@ class _Matmul4Bit(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, packed: Tensor, bias: Tensor | None, state: Any) -> Tensor:
         from bitsandbytes.functional import dequantize_4bit
 
-        out = F.linear(x, dequantize_4bit(packed.t(), state).to(x.dtype).t(), bias)
+        out = functional.linear(x, dequantize_4bit(packed.t(), state).to(x.dtype).t(), bias)
         ctx.state = state
         if any(ctx.needs_input_grad[:2]):
             ctx.kept = (x, packed)  # 0.41 keeps the input too, past autograd's own bookkeeping
@@ -172,13 +174,15 @@ class LoRAQKV(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         base = self.linear(x)
-        after_a = F.linear(F.dropout(x, LORA_DROPOUT, self.training), self.lora_A).transpose(-2, -1)
+        dropped = functional.dropout(x, LORA_DROPOUT, self.training)
+        after_a = functional.linear(dropped, self.lora_A).transpose(-2, -1)
+        del dropped
         weight = self.lora_B.unsqueeze(-1)
         if self.grouped:
-            after_b = F.conv1d(after_a, weight, groups=2)
+            after_b = functional.conv1d(after_a, weight, groups=2)
         else:
             pieces = zip(after_a.chunk(2, dim=1), weight.split(self.parts), strict=True)
-            after_b = torch.cat([F.conv1d(a, b) for a, b in pieces], dim=1)
+            after_b = torch.cat([functional.conv1d(a, b) for a, b in pieces], dim=1)
         update = after_b.transpose(-2, -1).transpose(0, 1)
         padded = update.new_zeros((*update.shape[:-1], self.total)).view(-1, self.total)
         columns = torch.tensor(self.columns, device=padded.device)
@@ -229,7 +233,7 @@ class Attention(nn.Module):
         if variant.method == "lora":
             self.attn = LoRAQKV(self.attn, shape)
         self.proj = variant.linear(shape.width, shape.width, shape.bias)
-        self.cache: tuple[Tensor, Tensor] | None = None
+        self.cache: list[Tensor] | None = None
         self.prompted = "adapter" in variant.method and layer >= PROMPT_FROM_LAYER
         if self.prompted:
             self.adapter_wte = nn.Embedding(PROMPT_ROWS, shape.width)
@@ -252,7 +256,7 @@ class Attention(nn.Module):
         )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        y = F.scaled_dot_product_attention(
+        y = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=1 / math.sqrt(self.shape.head), is_causal=mask is None
         )
         return y.transpose(1, 2)
@@ -265,6 +269,8 @@ class Attention(nn.Module):
         k = torch.cat((k_roped, k[..., n:]), dim=-1)
         if at is not None:
             assert self.cache is not None
+            self.cache[0] = self.cache[0].to(k.dtype)
+            self.cache[1] = self.cache[1].to(v.dtype)
             k, v = self.cache[0].index_copy_(2, at, k), self.cache[1].index_copy_(2, at, v)
         y = self._attend(q, k, v, mask)
         if self.prompted:
@@ -289,10 +295,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.shape.llama:
             gate, up = self.fc_1(x), self.fc_2(x)
-            x = F.silu(gate) * up
+            x = functional.silu(gate) * up
             return self.proj(x)  # type: ignore[no-any-return]
         x = self.fc_1(x)
-        x = F.gelu(x, approximate=self.shape.gelu)
+        x = functional.gelu(x, approximate=self.shape.gelu)
         return self.proj(x)  # type: ignore[no-any-return]
 
 
@@ -341,13 +347,14 @@ class GPT(nn.Module):
         self.tokens = tokens
         self.cos, self.sin = (cos.half(), sin.half()) if short else (cos, sin)
 
-    def set_cache(self) -> None:
+    def set_cache(self, tokens: int) -> None:
+        """Keys and values of `tokens` positions, in the default type and on the default device."""
         s = self.shape
         heads = 1 if s.query_groups == 1 else s.heads
-        size = (1, heads, self.tokens, s.head)
+        size = (1, heads, tokens, s.head)
         for block in self.h:
-            block.attn.cache = (torch.zeros(size), torch.zeros(size))
-        ones = torch.ones((self.tokens, self.tokens), dtype=torch.bool)
+            block.attn.cache = [torch.zeros(size), torch.zeros(size)]
+        ones = torch.ones((tokens, tokens), dtype=torch.bool)
         self.mask = torch.tril(ones).unsqueeze(0).unsqueeze(0)
 
     def forward(self, idx: Tensor, at: Tensor | None = None, chunk: int = 0) -> Any:

@@ -1,4 +1,4 @@
-"""Lightning-AI/litgpt, tutorials/resource-tables.md and tutorials/evaluation: LoRA, Adapter, generation; A100.
+"""Lightning-AI/litgpt, tutorials/{resource-tables,quantize,python-api}.md: LoRA, Adapter, generation.
 
 PyTorch 2.1, Fabric 2.1, bitsandbytes 0.41, commit 8641822 (model facts: `_litgpt_model`).  From
 finetune/lora.py, finetune/adapter.py, generate/base.py and Fabric:
@@ -8,8 +8,11 @@ finetune/lora.py, finetune/adapter.py, generate/base.py and Fabric:
 * training's first micro-batch holds the longest sample, whose length the table states, and the head works on
   chunks of 128 tokens, as does the cross entropy; the optimizer has no state yet.  The later, shorter
   micro-batches stay below it;
-* generation: prompt "Hello, my name is" (6 tokens for Llama, with the one that begins a text; 5 for the others), 50 new
-  tokens, cache of exactly that length, top-k 200 of float32 logits.
+* generation: prompt "Hello, my name is" (6 tokens for Llama, with the one that begins a text; 5 for the
+  others), 50 new tokens, cache of exactly that length, top-k 200 of float32 logits;
+* the Python API of August 2024 (commit 7581313): `distribute(fixed_kv_cache_size=500)` makes the cache
+  outside Fabric's type context, hence in float32; each layer casts its own to bfloat16 when it first meets
+  it.  The prompt is wrapped as "Instruct: ...\nOutput:", 13 tokens;
 * bytes are printed as 10^9 with two decimals.
 """
 
@@ -44,7 +47,8 @@ FINETUNED = [
 ]
 GENERATED = [
     *((model, "None") for model in LONGEST),
-    *((model, f"bnb.{kind}") for model in (*LONGEST, "CodeLlama-34B", "Falcon-40B") for kind in ("nf4", "nf4-dq")),
+    *((model, "bnb.nf4") for model in (*LONGEST, "CodeLlama-34B", "Falcon-40B")),
+    *((model, "bnb.nf4-dq") for model in (*LONGEST, "CodeLlama-34B", "Falcon-40B")),
     ("Llama2-70B", "bnb.nf4-dq"),
 ]
 
@@ -66,6 +70,7 @@ def rows() -> Iterator[Row]:
             f"litgpt-falcon7b-gen-{precision}", A100, "allocated", unit=GB, torch="2.1",
             build=partial(generate, "Falcon-7B", kind.replace("none", "None"), 256, single=start == "32"),
         )  # fmt: skip
+    yield Row("litgpt-phi2-api", "A10G", "allocated", unit=GB, torch="2.3", build=api)
 
 
 def _model(name: str, method: str, kind: str, dtype: object) -> GPT:
@@ -84,7 +89,7 @@ def _model(name: str, method: str, kind: str, dtype: object) -> GPT:
 
 def finetune(name: str, method: str, kind: str, batch: int) -> Measurement:
     import torch
-    import torch.nn.functional as F
+    from torch.nn import functional
 
     model = _model(name, method, kind, torch.bfloat16)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-4)
@@ -98,7 +103,8 @@ def finetune(name: str, method: str, kind: str, batch: int) -> Measurement:
     pieces = [piece.reshape(-1, piece.size(-1)) for piece in logits]
     targets = [t.reshape(-1) for t in y[..., 1:].split(logits[0].size(1), dim=1)]
     losses = [
-        F.cross_entropy(p, t, ignore_index=-1, reduction="none") for p, t in zip(pieces, targets, strict=True)
+        functional.cross_entropy(p, t, ignore_index=-1, reduction="none")
+        for p, t in zip(pieces, targets, strict=True)
     ]
     del pieces, targets
     loss = torch.cat(losses).mean()
@@ -119,20 +125,36 @@ def generate(name: str, kind: str, new: int, *, single: bool = False) -> Measure
     try:
         with torch.device("cuda"):
             model.set_length(total)
-            model.set_cache()
+            model.set_cache(total)
     finally:
         torch.set_default_dtype(torch.float32)
+    _sample(model, tokens, total, best=200)
+    return peaks()
+
+
+def api() -> Measurement:
+    import torch
+
+    model = _model("phi-2", "", "None", torch.bfloat16).eval()
+    with torch.device("cuda"):
+        model.set_cache(500)
+    _sample(model, 13, 13 + 50, best=1)
+    return peaks()
+
+
+def _sample(model: GPT, tokens: int, total: int, *, best: int) -> None:
+    import torch
+
     with torch.inference_mode():
         idx = torch.empty(total, dtype=torch.int64, device="cuda")
         idx[:tokens] = torch.zeros(tokens, dtype=torch.int64).cuda()
         at = torch.arange(0, tokens, device="cuda")
-        for _ in range(min(new, 4)):  # every later step needs what the last of these does
+        for _ in range(4):  # every later step needs what the last of these does
             x = idx.index_select(0, at).view(1, -1)
             logits = model(x, at).float()
             logits = logits[0, -1] / 0.8
-            best, _ = torch.topk(logits, 200)
-            logits = torch.where(logits < best[[-1]], -float("Inf"), logits)
+            top, _ = torch.topk(logits, best)
+            logits = torch.where(logits < top[[-1]], -float("Inf"), logits)
             chosen = torch.multinomial(torch.nn.functional.softmax(logits, dim=-1), num_samples=1)
             at = at[-1:] + 1
             idx = idx.index_copy(0, at, chosen)
-    return peaks()

@@ -11,7 +11,7 @@ class NotAvailable:
     _instance: NotAvailable | None = None
     __slots__ = ()
 
-    def __new__(cls) -> NotAvailable:
+    def __new__(cls) -> NotAvailable:  # noqa: PYI034 - one instance, of this class
         if cls._instance is None:
             cls._instance = super().__new__(cls)
         return cls._instance

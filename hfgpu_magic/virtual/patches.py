@@ -37,7 +37,7 @@ class Patches:
         for action in reversed(self._cleanups):
             try:
                 action()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every step is tried; all errors are raised below
                 errors.append(error)
         for owner, name, old in reversed(self._done):
             try:
@@ -46,7 +46,7 @@ class Patches:
                         delattr(owner, name)
                 else:
                     setattr(owner, name, old)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every step is tried; all errors are raised below
                 errors.append(error)
         self._cleanups.clear()
         self._done.clear()

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -65,7 +65,7 @@ class VirtualGPU:
 
     # ------------------------------------------------------------ the block
 
-    def __enter__(self) -> VirtualGPU:
+    def __enter__(self) -> Self:
         if state.active is not None:
             raise VirtualGPUError(
                 f"A virtual {state.active.gpu.name} is already running. Leave its block (or cell) first."
@@ -99,7 +99,8 @@ class VirtualGPU:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        assert self._device is not None and self._patches is not None
+        assert self._device is not None
+        assert self._patches is not None
         self._wall = time.perf_counter() - self._started
         try:
             names.say_cuda(error)

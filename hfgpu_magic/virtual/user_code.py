@@ -7,6 +7,7 @@ import linecache
 import os
 import sys
 import sysconfig
+from pathlib import Path
 from types import FrameType
 
 Place = tuple[str | None, int | None, str | None]
@@ -14,7 +15,7 @@ Place = tuple[str | None, int | None, str | None]
 
 @functools.cache
 def _library_folders() -> tuple[str, ...]:
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    ours = str(Path(__file__).resolve().parent.parent)
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {os.path.realpath(path) for name, path in sysconfig.get_paths().items() if name in names}
     return tuple(folder + os.sep for folder in (*folders, ours))

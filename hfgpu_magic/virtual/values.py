@@ -34,7 +34,7 @@ def is_small(t: torch.Tensor) -> bool:
     )
 
 
-class Unmirrored(LookupError):
+class Unmirrored(LookupError):  # noqa: N818 - a finding, not an error
     """An input has no host copy."""
 
 
