@@ -70,5 +70,7 @@ def _attention(record: Callable[[], None]) -> object:
 
 def recordings() -> Iterable[Recording]:
     yield Recording("linear_forward_grad_from_empty", "H100 SXM", "2.4", lambda record: _linear(record, True))
-    yield Recording("linear_forward_no_grad_from_empty", "H100 SXM", "2.4", lambda record: _linear(record, False))
+    yield Recording(
+        "linear_forward_no_grad_from_empty", "H100 SXM", "2.4", lambda record: _linear(record, False)
+    )
     yield Recording("attention_fwd_bwd_from_empty", "RTX 4090", "2.6", _attention)
