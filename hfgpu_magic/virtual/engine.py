@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from .device import VirtualDevice
 
 #: torch::autograd::Engine::get_default_engine() and Engine::start_device_threads(), as GCC and Clang name them.
-_ENGINE, _START = "_ZN5torch8autograd6Engine18get_default_engineEv", "_ZN5torch8autograd6Engine20start_device_threadsEv"
+_ENGINE, _START = (
+    "_ZN5torch8autograd6Engine18get_default_engineEv",
+    "_ZN5torch8autograd6Engine20start_device_threadsEv",
+)
 _LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib")
 
 _ready = False
