@@ -1,7 +1,7 @@
 """Writes each notebooks/NAME.py (the reviewable source, jupytext's percent format) as notebooks/NAME.ipynb.
 
-    python scripts/build_notebooks.py            # write
-    python scripts/build_notebooks.py --check    # only say whether they agree; exit 1 if not
+python scripts/build_notebooks.py            # write
+python scripts/build_notebooks.py --check    # only say whether they agree; exit 1 if not
 """
 
 from __future__ import annotations
