@@ -106,7 +106,9 @@ def test_the_messages_numbers_are_those_of_the_memory_api(t4: VirtualGPU) -> Non
     assert _gib(message, "has # memory in use") == pytest.approx(total - free, **close)
     assert _gib(message, "# is allocated by PyTorch") == pytest.approx(torch.cuda.memory_allocated(), **close)
     unallocated = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    assert _gib(message, "# is reserved by PyTorch but unallocated") == pytest.approx(unallocated, abs=0.006 * (1 << 20))
+    assert _gib(message, "# is reserved by PyTorch but unallocated") == pytest.approx(
+        unallocated, abs=0.006 * (1 << 20)
+    )
     assert torch.cuda.memory_stats()["num_ooms"] == 1
     assert sum(t.numel() for t in kept) + cached.numel() == torch.cuda.memory_allocated()
 
