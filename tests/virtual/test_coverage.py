@@ -24,7 +24,9 @@ Batch = dict[str, torch.Tensor]
 
 
 def _gpt2() -> Model:
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=VOCAB))  # type: ignore[no-any-return]
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=VOCAB)
+    )  # type: ignore[no-any-return]
 
 
 def _llama(attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Model:
@@ -54,7 +56,12 @@ def _t5() -> Model:
 def _vit() -> Model:
     return transformers.ViTForImageClassification(  # type: ignore[no-any-return]
         transformers.ViTConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            image_size=32,
+            patch_size=8,
         )
     )
 
@@ -206,7 +213,9 @@ def test_an_optimizer_steps_and_settles(name: str, t4: VirtualGPU) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_computes_in_the_lower_precision_and_keeps_fp32_weights(dtype: torch.dtype, a100: VirtualGPU) -> None:
+def test_autocast_computes_in_the_lower_precision_and_keeps_fp32_weights(
+    dtype: torch.dtype, a100: VirtualGPU
+) -> None:
     model = _gpt2().cuda()
     with torch.autocast("cuda", dtype=dtype):
         output, loss = _run(model, _tokens("cuda"))
@@ -297,7 +306,8 @@ def test_activation_checkpointing_saves_memory_and_gives_all_gradients(reentrant
     def peak(recompute: bool) -> int:
         with VirtualGPU("T4") as gpu:
             blocks = nn.ModuleList(
-                nn.Sequential(nn.Linear(128, 512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, 128)) for _ in range(6)
+                nn.Sequential(nn.Linear(128, 512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, 128))
+                for _ in range(6)
             ).cuda()
             x = torch.randn(512, 128, device="cuda", requires_grad=True)
             for block in blocks:
@@ -323,7 +333,9 @@ def test_generate_stops_early_when_the_host_says_so(a100: VirtualGPU) -> None:
     """A stopping rule that needs no data from the card is obeyed."""
     model = _llama().cuda().eval()
     prompt = torch.randint(5, VOCAB, (1, 8), device="cuda")
-    stop = transformers.StoppingCriteriaList([lambda ids, scores, **kw: torch.tensor([ids.shape[1] >= 10], device="cuda")])
+    stop = transformers.StoppingCriteriaList(
+        [lambda ids, scores, **kw: torch.tensor([ids.shape[1] >= 10], device="cuda")]
+    )
     out = model.generate(prompt, max_new_tokens=20, do_sample=False, stopping_criteria=stop, pad_token_id=0)  # type: ignore[operator]
     assert out.shape == (1, 10)
 
