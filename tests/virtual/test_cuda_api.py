@@ -34,7 +34,9 @@ class TestTheCard:
             lambda: torch.cuda.set_device(1),
             lambda: torch.cuda.get_device_properties(1),
         ):
-            with pytest.raises((torch.AcceleratorError, AssertionError), match=r"invalid device ordinal|Invalid device id"):
+            with pytest.raises(
+                (torch.AcceleratorError, AssertionError), match=r"invalid device ordinal|Invalid device id"
+            ):
                 use()
 
     def test_bf16_is_native_from_ampere_on(self) -> None:
@@ -117,7 +119,15 @@ class TestMemoryNumbers:
     def test_views_share_memory_and_copies_do_not(self, t4: VirtualGPU) -> None:
         x = torch.empty(MIB, device="cuda")
         before = torch.cuda.memory_allocated()
-        views = [x.view(1024, -1), x[5:], x.reshape(2, -1), x.expand(4, -1), x.detach(), x.unfold(0, 4, 2), x.flatten()]
+        views = [
+            x.view(1024, -1),
+            x[5:],
+            x.reshape(2, -1),
+            x.expand(4, -1),
+            x.detach(),
+            x.unfold(0, 4, 2),
+            x.flatten(),
+        ]
         assert torch.cuda.memory_allocated() == before
         assert {v.untyped_storage().data_ptr() for v in views} == {x.untyped_storage().data_ptr()}
         kept = x.clone()
