@@ -59,7 +59,13 @@ def test_after_the_run_large_tensors_are_filled_again() -> None:
 
 def test_casts_stay_hollow(t4: VirtualGPU) -> None:
     weight = torch.empty(1024, 1024).normal_()
-    for cast in (weight.half(), weight.to(torch.bfloat16), weight.double(), weight.half().float(), weight.to("cpu", torch.half)):
+    for cast in (
+        weight.half(),
+        weight.to(torch.bfloat16),
+        weight.double(),
+        weight.half().float(),
+        weight.to("cpu", torch.half),
+    ):
         assert hollow.is_hollow(cast)
         assert cast.shape == weight.shape
     assert weight.t().half().stride() == (1, 1024)
