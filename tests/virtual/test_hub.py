@@ -47,7 +47,11 @@ def test_a_folder_with_only_a_config_is_enough(tmp_path: Path, t4: VirtualGPU) -
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float16).cuda()
     assert {p.dtype for p in model.parameters()} == {torch.float16}
     assert not model.training
-    assert _bytes(model) <= torch.cuda.memory_allocated() < _bytes(model) + 512 * len(list(model.parameters())) + 2048
+    assert (
+        _bytes(model)
+        <= torch.cuda.memory_allocated()
+        < _bytes(model) + 512 * len(list(model.parameters())) + 2048
+    )
     assert any("no weights were read" in note for note in t4.report.notes)
 
 
@@ -91,7 +95,9 @@ def test_a_new_head_is_reported_as_any_other(tmp_path: Path, t4: VirtualGPU) -> 
     """A base checkpoint loaded into a classifier: the head is missing and newly made, as always."""
     with_head = transformers.AutoModelForSequenceClassification
     transformers.BertModel(
-        transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=64)
+        transformers.BertConfig(
+            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=64
+        )
     ).save_pretrained(tmp_path)
     model, info = with_head.from_pretrained(tmp_path, num_labels=5, output_loading_info=True)
     assert model.classifier.weight.shape == (5, 32)
@@ -106,7 +112,9 @@ def test_a_preset_name_needs_no_network(t4: VirtualGPU) -> None:
 
 def test_a_seven_billion_parameter_preset_fits_where_it_should() -> None:
     with VirtualGPU("T4") as gpu:
-        model = transformers.AutoModelForCausalLM.from_pretrained("llama-2-7b", dtype=torch.float16, device_map="auto")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            "llama-2-7b", dtype=torch.float16, device_map="auto"
+        )
         parameters = sum(p.numel() for p in model.parameters())
         assert parameters == 6_738_415_616
         assert {p.device.type for p in model.parameters()} == {"cuda"}
