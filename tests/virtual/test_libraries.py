@@ -51,7 +51,9 @@ def _trainer(model: Any, folder: Path, **settings: Any) -> Any:
 def test_trainer_lora_bf16_with_checkpointing_saves_a_checkpoint(tmp_path: Path, a100: VirtualGPU) -> None:
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(_llama(), peft.LoraConfig(r=4, target_modules="all-linear"))
-    trainer = _trainer(model, tmp_path, bf16=True, gradient_checkpointing=True, save_strategy="steps", save_steps=2)
+    trainer = _trainer(
+        model, tmp_path, bf16=True, gradient_checkpointing=True, save_strategy="steps", save_steps=2
+    )
     assert trainer.args.device == torch.device("cuda", 0)
     trainer.train()
     saved = {p.name for p in (tmp_path / "checkpoint-2").iterdir()}
@@ -125,7 +127,9 @@ class TestBitsandbytes:
         self.bnb = pytest.importorskip("bitsandbytes")
 
     def test_linear4bit_is_quantized_on_the_way_to_the_card(self) -> None:
-        layer = self.bnb.nn.Linear4bit(256, 256, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4").to("cuda")
+        layer = self.bnb.nn.Linear4bit(
+            256, 256, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
+        ).to("cuda")
         assert type(layer.weight).__name__ == "Params4bit"
         assert layer.weight.dtype is torch.uint8
         assert layer.weight.numel() == 256 * 256 // 2
@@ -170,13 +174,19 @@ class TestBitsandbytes:
             tmp_path, quantization_config=config, device_map={"": 0}, dtype=torch.bfloat16
         )
         weight = model.model.layers[0].mlp.up_proj.weight
-        assert (type(weight).__name__, weight.dtype, weight.device) == ("Params4bit", torch.uint8, torch.device("cuda", 0))
+        assert (type(weight).__name__, weight.dtype, weight.device) == (
+            "Params4bit",
+            torch.uint8,
+            torch.device("cuda", 0),
+        )
 
     def test_qlora_trains(self, tmp_path: Path) -> None:
         peft = pytest.importorskip("peft")
         _config(256).save_pretrained(tmp_path)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            tmp_path, quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True), device_map="auto"
+            tmp_path,
+            quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True),
+            device_map="auto",
         )
         model = peft.get_peft_model(
             peft.prepare_model_for_kbit_training(model), peft.LoraConfig(r=4, target_modules="all-linear")
@@ -209,7 +219,9 @@ def _tensors(x: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("what", SAVED)
-@pytest.mark.parametrize("location", [None, "cuda", "cuda:0", torch.device("cuda"), "cpu", {"cuda:0": "cpu"}], ids=str)
+@pytest.mark.parametrize(
+    "location", [None, "cuda", "cuda:0", torch.device("cuda"), "cpu", {"cuda:0": "cpu"}], ids=str
+)
 def test_torch_save_and_load(what: str, location: Any, tmp_path: Path, t4: VirtualGPU) -> None:
     data = SAVED[what]()
     torch.save(data, tmp_path / "saved.pt")
@@ -217,7 +229,9 @@ def test_torch_save_and_load(what: str, location: Any, tmp_path: Path, t4: Virtu
     old, new = _tensors(data), _tensors(loaded)
     on_host = location == "cpu" or isinstance(location, dict)
     assert [(t.shape, t.dtype) for t in new] == [(t.shape, t.dtype) for t in old]
-    assert {n.device.type for n, o in zip(new, old, strict=True) if o.is_cuda} == {"cpu" if on_host else "cuda"}
+    assert {n.device.type for n, o in zip(new, old, strict=True) if o.is_cuda} == {
+        "cpu" if on_host else "cuda"
+    }
 
 
 def test_small_values_survive_save_and_load(tmp_path: Path, t4: VirtualGPU) -> None:
