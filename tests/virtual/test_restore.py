@@ -19,7 +19,17 @@ import torch
 from hfgpu_magic.errors import VirtualGPUError
 from hfgpu_magic.virtual import VirtualGPU, edge, hollow, hub, state
 
-PARTS = ("cuda_c", "cuda_python", "tensors", "storages", "generators", "factories", "autocast", "misc", "fake")
+PARTS = (
+    "cuda_c",
+    "cuda_python",
+    "tensors",
+    "storages",
+    "generators",
+    "factories",
+    "autocast",
+    "misc",
+    "fake",
+)
 
 
 def _owners() -> list[Any]:
@@ -31,7 +41,9 @@ def _owners() -> list[Any]:
     modules: list[Any] = [
         m
         for name, m in sorted(sys.modules.items())
-        if name.split(".")[0] == "torch" and isinstance(m, ModuleType) and not name.startswith(("torch.ops", "torch.classes"))
+        if name.split(".")[0] == "torch"
+        and isinstance(m, ModuleType)
+        and not name.startswith(("torch.ops", "torch.classes"))
     ]
     loaders = [
         getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None),
@@ -86,7 +98,9 @@ def _snapshot() -> dict[str, Any]:
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {k: (before[k], after[k]) for k in before if k != "names" and before[k] != after[k]}
+    found: dict[str, Any] = {
+        k: (before[k], after[k]) for k in before if k != "names" and before[k] != after[k]
+    }
     old, new = before["names"], after["names"]
     found |= {
         name: (old.get(name, "absent"), new.get(name, "absent"))
@@ -245,7 +259,12 @@ def _survivors() -> dict[str, Any]:
         model = torch.nn.Linear(4, 4).cuda()
         loss = model(x).sum()
         loss.backward()
-        return {"x": x, "model": model, "loss": loss, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+        return {
+            "x": x,
+            "model": model,
+            "loss": loss,
+            "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        }
 
 
 USES: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -310,7 +329,9 @@ def test_what_the_first_run_of_a_process_leaves_for_good() -> None:
         print(json.dumps(sorted(changed)))
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     left = set(__import__("json").loads(done.stdout))
     expected = {
