@@ -57,7 +57,9 @@ class TestCommand:
         assert done.stderr == ""
 
     def test_json_is_one_object_and_the_programs_output_goes_to_stderr(self, script: Script) -> None:
-        path = script("import torch, os; print('hello'); os.system('echo from a child'); torch.ones(8, device='cuda')")
+        path = script(
+            "import torch, os; print('hello'); os.system('echo from a child'); torch.ones(8, device='cuda')"
+        )
         done = _command("run", "--json", "--gpu", "T4", path)
         data = json.loads(done.stdout)
         assert (done.returncode, data["outcome"], data["gpu"]) == (0, "fits", "T4")
@@ -66,7 +68,9 @@ class TestCommand:
         assert "from a child" in done.stderr
 
     def test_out_of_memory_is_exit_code_3_with_file_and_line(self, script: Script) -> None:
-        path = script("import torch\nx = torch.empty(1 << 30, device='cuda')\ny = torch.empty(4 << 30, device='cuda')\n")
+        path = script(
+            "import torch\nx = torch.empty(1 << 30, device='cuda')\ny = torch.empty(4 << 30, device='cuda')\n"
+        )
         done = _command("run", "--json", "--gpu", "T4", path)
         oom = json.loads(done.stdout)["oom"]
         assert done.returncode == 3
@@ -74,7 +78,9 @@ class TestCommand:
         assert oom["message"].startswith("CUDA out of memory. Tried to allocate 16.00 GiB")
 
     def test_an_error_is_exit_code_1_with_the_programs_own_traceback(self, script: Script) -> None:
-        path = script("import torch\ndef f(x):\n    return x + torch.ones(2)\nf(torch.ones(2, device='cuda'))\n")
+        path = script(
+            "import torch\ndef f(x):\n    return x + torch.ones(2)\nf(torch.ones(2, device='cuda'))\n"
+        )
         done = _command("run", "--gpu", "T4", path)
         assert done.returncode == 1
         assert "Traceback (most recent call last):" in done.stderr
@@ -85,7 +91,9 @@ class TestCommand:
         assert "vgpu" not in done.stdout + done.stderr
 
     def test_ctrl_c_reports_what_was_so_far(self, script: Script) -> None:
-        path = script("import torch, time\nx = torch.ones(1 << 20, device='cuda')\nprint('ready', flush=True)\ntime.sleep(60)\n")
+        path = script(
+            "import torch, time\nx = torch.ones(1 << 20, device='cuda')\nprint('ready', flush=True)\ntime.sleep(60)\n"
+        )
         with subprocess.Popen(
             [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", "T4", str(path)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
@@ -145,13 +153,18 @@ class TestRunScript:
     def test_exit_codes(self, statement: str, outcome: str, script: Script) -> None:
         assert run_script(script(f"import sys\nsys.{statement}"), gpu="T4").outcome == outcome
 
-    def test_a_message_given_to_exit_is_printed(self, script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_message_given_to_exit_is_printed(
+        self, script: Script, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         report = run_script(script("import sys\nsys.exit('no data found')"), gpu="T4")
         assert "no data found" in capsys.readouterr().err
         assert report.error == "SystemExit: no data found"
 
     def test_a_chained_error_is_shown_whole(self, script: Script, capsys: pytest.CaptureFixture[str]) -> None:
-        run_script(script("try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise ValueError('x') from e"), gpu="T4")
+        run_script(
+            script("try:\n    1/0\nexcept ZeroDivisionError as e:\n    raise ValueError('x') from e"),
+            gpu="T4",
+        )
         shown = capsys.readouterr().err
         assert "ZeroDivisionError: division by zero" in shown
         assert "direct cause" in shown
@@ -194,7 +207,9 @@ class TestRunCell:
         assert namespace["result"] == torch.Size([3])
 
     def test_out_of_memory_is_a_result_without_a_traceback(self, capsys: pytest.CaptureFixture[str]) -> None:
-        report = run_cell("import torch\n\ntorch.empty(99 << 30, device='cuda')", {}, gpu="T4", filename="<cell 7>")
+        report = run_cell(
+            "import torch\n\ntorch.empty(99 << 30, device='cuda')", {}, gpu="T4", filename="<cell 7>"
+        )
         assert report.oom is not None
         assert (report.outcome, report.oom.file, report.oom.line) == ("oom", "<cell 7>", 3)
         assert report.oom.code == "torch.empty(99 << 30, device='cuda')"
