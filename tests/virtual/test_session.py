@@ -152,5 +152,7 @@ def test_a_process_that_trained_on_the_cpu_first_can_still_start_one() -> None:
         "    assert m.weight.grad.is_cuda\n"
         "torch.nn.Linear(2, 2)(torch.ones(1, 2)).sum().backward()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
