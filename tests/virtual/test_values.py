@@ -135,6 +135,8 @@ def test_values_die_with_their_storage(t4: VirtualGPU) -> None:
     assert len(state.active.mirrors) == before
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.complex64], ids=str
+)
 def test_every_type_keeps_small_values(dtype: torch.dtype, t4: VirtualGPU) -> None:
     assert torch.tensor([1, 2]).to(dtype).cuda().cpu().tolist() == [1, 2]
