@@ -31,6 +31,8 @@ _aten = torch.ops.aten
 _as_strided = _aten.as_strided.default._handle.redispatch_boxed
 _set_storage = _aten.set_.source_Storage_storage_offset._handle.redispatch_boxed
 _make_storage = torch._C._construct_storage_from_data_pointer
+#: The identity of a tensor's storage (`untyped_storage()._cdata`), without making a Python object for it.
+storage_address = torch._C._storage_address  # type: ignore[attr-defined]
 
 _seed: torch.Tensor | None = None
 _seeds: dict[torch.dtype, torch.Tensor] = {}
@@ -154,9 +156,13 @@ def span(size: Any, stride: Any) -> int:
 
 def make_tensor(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
     """A new tensor on the virtual GPU.  Raises `torch.OutOfMemoryError` when the card is full."""
-    storage = state.allocate(span(size, stride) * dtype.itemsize)
+    return state.current().tensor(size, stride, dtype)
+
+
+def empty_tensor(address: int, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor without elements; its storage has no bytes and nobody hears of its end."""
     fresh = _as_strided(CPU_KEYS, _seed_of(dtype), (0,), (1,), 0)
-    result: torch.Tensor = _set_storage(CPU_KEYS, fresh, storage, 0, size, stride)
+    result: torch.Tensor = _set_storage(CPU_KEYS, fresh, empty_storage(address, 0), 0, size, stride)
     return result
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import address, backend, state
+from . import address, backend, lifetimes, state
 from .allocator import AllocationFailed, CachingAllocator
 from .history import History
 from .libraries import Libraries
@@ -22,6 +21,8 @@ from .timeline import Record, Timeline
 from .user_code import line_of_caller
 from .values import Mirrors
 
+storage_address = backend.storage_address
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -29,13 +30,20 @@ if TYPE_CHECKING:
     from .blocks import Block
 
 
-class _StorageRef(weakref.ref[Any]):
-    """Fires when C++ releases the storage; carries what has to be given back."""
+class _Lease:
+    """A storage's block, from the tensor's birth to the end of its storage."""
 
-    __slots__ = ("block", "cdata", "record")
+    __slots__ = ("block", "cdata", "device", "record")
     block: Block
     cdata: int
+    device: VirtualDevice | None
     record: Record
+
+    def died(self) -> None:
+        if self.device is None:
+            state.gone(self.cdata)
+        else:
+            self.device.storage_died(self)
 
 
 class VirtualDevice:
@@ -69,7 +77,7 @@ class VirtualDevice:
         self.seconds = 0.0
         self.notes: list[str] = []
         self.out_of_memory: OutOfMemory | None = None
-        self._live: dict[int, _StorageRef] = {}
+        self._live: dict[int, _Lease] = {}
         self._held: dict[int, Record] = {}
         self._null = space.base
         self._peaks = (0, 0)
@@ -84,19 +92,25 @@ class VirtualDevice:
 
     # ------------------------------------------------------------ storages
 
+    def tensor(self, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+        """A new tensor; raises `torch.OutOfMemoryError` as PyTorch would."""
+        nbytes = backend.span(size, stride) * dtype.itemsize
+        if nbytes == 0:
+            return backend.empty_tensor(self._null, size, stride, dtype)
+        block = self._malloc(nbytes)
+        lease = _Lease()
+        lease.block = block
+        lease.device = self
+        lease.record = record = Record(block.size, self._category(), self.attribution.current_module())
+        fresh = lifetimes.tensor(block.address, nbytes, size, stride, dtype, lease)
+        lease.cdata = cdata = storage_address(fresh)
+        self._live[cdata] = lease
+        self._log(record)
+        return fresh
+
     def allocate(self, nbytes: int) -> torch.UntypedStorage:
         """A storage of `nbytes`; raises `torch.OutOfMemoryError` as PyTorch would."""
-        if nbytes == 0:
-            return backend.empty_storage(self._null, 0)
-        block = self._malloc(nbytes)
-        storage = backend.empty_storage(block.address, nbytes)
-        reference = _StorageRef(storage, self._storage_died)
-        reference.block = block
-        reference.cdata = storage._cdata
-        reference.record = record = Record(block.size, self._category(), self.attribution.current_module())
-        self._live[reference.cdata] = reference
-        self._log(record)
-        return storage
+        return self.tensor((nbytes,), (1,), torch.uint8).untyped_storage()
 
     def hold(self, nbytes: int, category: str, name: str) -> Block:
         """Memory without a tensor (a library's workspace), kept until `release`."""
@@ -134,6 +148,8 @@ class VirtualDevice:
     def _category(self) -> str:
         """A first guess; hooks refine it once the storage is known to be a parameter, a gradient, ..."""
         attribution = self.attribution
+        if attribution.in_building:
+            return "parameters"
         if attribution.in_optimizer:
             return "other"
         if attribution.in_module or torch._C._current_graph_task_id() != -1:
@@ -146,11 +162,16 @@ class VirtualDevice:
         if record is not None and record.category == "other" and not self.attribution.in_module:
             record.category = "inputs"
 
+    def storage_nbytes(self, t: torch.Tensor) -> int | None:
+        """Bytes of a tensor's storage; None when it is not one of this run's."""
+        lease = self._live.get(storage_address(t))
+        return None if lease is None else lease.block.requested
+
     def record_of(self, t: torch.Tensor) -> Record | None:
         if not backend.on_card(t):
             return None
-        reference = self._live.get(t.untyped_storage()._cdata)
-        return reference.record if reference is not None else None
+        lease = self._live.get(storage_address(t))
+        return lease.record if lease is not None else None
 
     def _malloc(self, nbytes: int) -> Block:
         try:
@@ -161,32 +182,13 @@ class VirtualDevice:
         # tensor of the attempt that failed, until the next collection of cycles.
         raise self._out_of_memory(failure, nbytes)
 
-    def _storage_died(self, reference: Any) -> None:
+    def storage_died(self, lease: _Lease) -> None:
         # May run at any bytecode of any thread (garbage collection); the allocator is safe against that.
-        if self._live.get(reference.cdata) is reference:
-            del self._live[reference.cdata]
-            self.mirrors.forget_storage(reference.cdata)
-        if self.closed:
-            return
-        self.allocator.free(reference.block)
-        self.timeline.freed(reference.record)
-
-    # ------------------------------------------------------------ peaks of the whole run
-
-    @property
-    def max_allocated(self) -> int:
-        """Highest allocated bytes since the start, whatever the program has reset."""
-        return max(self._peaks[0], self.allocator.max_allocated)
-
-    @property
-    def max_reserved(self) -> int:
-        """Highest reserved bytes since the start."""
-        return max(self._peaks[1], self.allocator.max_reserved)
-
-    def reset_peak_stats(self) -> None:
-        """`torch.cuda.reset_peak_memory_stats`: for the program; the report keeps what was."""
-        self._peaks = (self.max_allocated, self.max_reserved)
-        self.allocator.reset_peak_stats()
+        if self._live.get(lease.cdata) is lease:
+            del self._live[lease.cdata]
+            self.mirrors.forget_storage(lease.cdata)
+        self.allocator.free(lease.block)
+        self.timeline.freed(lease.record)
 
     def empty_cache(self) -> None:
         self.allocator.empty_cache()
@@ -194,10 +196,9 @@ class VirtualDevice:
     def close(self) -> None:
         """The run is over: storages that outlive it no longer report here."""
         self.closed = True
-        for reference in list(self._live.values()):
-            storage = reference()
-            if storage is not None:
-                state.outlives(storage)
+        for lease in list(self._live.values()):
+            lease.device = None
+            state.outlives(lease.cdata)
         self._live.clear()
         self._held.clear()
 

@@ -60,7 +60,8 @@ def install(patches: Patches, device: VirtualDevice) -> None:
             for name in _HUB_ONLY:
                 kwargs.pop(name, None)
             weights = _weights_of(cls, config, Path(folder))
-            model = original(cls, None, *args, config=config, state_dict=weights, **kwargs)
+            with device.attribution.building():
+                model = original(cls, None, *args, config=config, state_dict=weights, **kwargs)
             found = model[0] if isinstance(model, tuple) else model
             found.config.name_or_path = found.name_or_path = str(pretrained_model_name_or_path)
             return model

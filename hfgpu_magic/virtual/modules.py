@@ -6,7 +6,9 @@ Uses PyTorch's own global hooks (module forward, optimizer step).  Each storage 
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +31,7 @@ class Attribution:
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self.steps = 0
         self.in_optimizer = False
+        self._building = 0
 
     def install(self, patches: Patches) -> None:
         from torch.nn.modules import module as nn_module
@@ -42,6 +45,26 @@ class Attribution:
         )
         for handle in handles:
             patches.on_undo(handle.remove)
+        move = torch.nn.Module._apply
+
+        def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
+            with self.building():
+                return move(module, fn, recurse)
+
+        patches.set(torch.nn.Module, "_apply", _apply)
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """While a model is moved or loaded: what appears on the card is its parameters."""
+        self._building += 1
+        try:
+            yield
+        finally:
+            self._building -= 1
+
+    @property
+    def in_building(self) -> bool:
+        return self._building > 0
 
     # ------------------------------------------------------------ modules
 
@@ -72,10 +95,13 @@ class Attribution:
     def _label(self, t: torch.Tensor, category: str, record_of: Any, module: Any = None) -> None:
         for part in _parts(t):
             record = record_of(part)
-            if record is not None and record.category != category and record.category != "parameters":
+            if record is None:
+                continue
+            # Once a parameter, always one; only a buffer that was moved with its model is set right.
+            if record.category != "parameters" or category == "buffers":
                 record.category = category
-                if module is not None:
-                    record.module = self._names.get(module, "")
+            if module is not None and not record.module:
+                record.module = self._names.get(module, "")
 
     def current_module(self) -> str:
         return self._names.get(self._stack[-1], "") if self._stack else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VirtualGPUError
@@ -16,13 +15,17 @@ if TYPE_CHECKING:
 active: VirtualDevice | None = None
 
 #: Storages that outlived the run they were made in, by identity.
-_outlived: dict[int, weakref.ref[Any]] = {}
+_outlived: set[int] = set()
 
 
-def outlives(storage: Any) -> None:
+def outlives(cdata: int) -> None:
     """Remember a storage whose run has ended while something still holds it."""
-    cdata = storage._cdata
-    _outlived[cdata] = weakref.ref(storage, lambda _: _outlived.pop(cdata, None))
+    _outlived.add(cdata)
+
+
+def gone(cdata: int) -> None:
+    """Such a storage has died."""
+    _outlived.discard(cdata)
 
 
 def refuse_outlived(args: Any) -> None:
@@ -33,7 +36,7 @@ def refuse_outlived(args: Any) -> None:
 
     for a in args:
         if isinstance(a, torch.Tensor):
-            if not a.is_cpu and not a.is_meta and a.untyped_storage()._cdata in _outlived:
+            if not a.is_cpu and not a.is_meta and torch._C._storage_address(a) in _outlived:
                 raise VirtualGPUError(_ENDED)
         elif isinstance(a, (list, tuple)):
             refuse_outlived(a)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import backend
+from . import backend, state
 
 #: Storages up to this size are mirrored whatever they hold (scalars, RoPE frequencies, scales) ...
 SMALL_ANY = 1024
@@ -25,10 +25,18 @@ SMALL_ANY = 1024
 SMALL_INTEGER = 1 << 20
 
 _on_card = backend.on_card
+_storage_address = backend.storage_address
+
+
+def _storage_nbytes(t: torch.Tensor) -> int:
+    """Bytes of `t`'s storage, without making a Python object for it where its run knows them."""
+    device = state.active
+    nbytes = device.storage_nbytes(t) if device is not None else None
+    return t.untyped_storage().nbytes() if nbytes is None else nbytes
 
 
 def is_small(t: torch.Tensor) -> bool:
-    nbytes = t.untyped_storage().nbytes()
+    nbytes = _storage_nbytes(t)
     return nbytes <= SMALL_ANY or (
         nbytes <= SMALL_INTEGER and not (t.dtype.is_floating_point or t.dtype.is_complex)
     )
@@ -52,7 +60,7 @@ class Mirrors:
 
     def forget(self, t: torch.Tensor) -> None:
         if self._table:
-            self._table.pop(t.untyped_storage()._cdata, None)
+            self._table.pop(_storage_address(t), None)
 
     def raw(self, cdata: int) -> torch.UntypedStorage | None:
         """The host copy of a storage, by identity; None when there is none."""
@@ -79,28 +87,27 @@ class Mirrors:
         """Host view of `t` and whether its values are known.  Raises `Unmirrored`."""
         if not _on_card(t):
             return t, True
-        storage = t.untyped_storage()
-        if not storage.nbytes():
+        if not t.numel():
             return torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device="cpu"), True
-        entry = self._table.get(storage._cdata)
+        entry = self._table.get(_storage_address(t))
         if entry is None:
             raise Unmirrored
         return self._alias(t, entry[0]), entry[1]
 
     def write(self, t: torch.Tensor, known: bool) -> torch.Tensor:
         """Host view of `t` to be filled by the caller; created when absent."""
-        storage = t.untyped_storage()
-        if not storage.nbytes():  # not tracked by the device, so nothing may be kept under its identity
+        cdata, nbytes = _storage_address(t), _storage_nbytes(t)
+        if not nbytes:  # not tracked by the device, so nothing may be kept under its identity
             return torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device="cpu")
-        entry = self._table.get(storage._cdata)
+        entry = self._table.get(cdata)
         if entry is None:
-            host = torch.zeros(storage.nbytes(), dtype=torch.uint8, device="cpu").untyped_storage()
+            host = torch.zeros(nbytes, dtype=torch.uint8, device="cpu").untyped_storage()
         else:
             host = entry[0]
             # Writing a known value over part of an assumed storage leaves the rest assumed.
-            if known and not entry[1] and t.numel() * t.element_size() < storage.nbytes():
+            if known and not entry[1] and t.numel() * t.element_size() < nbytes:
                 known = False
-        self._table[storage._cdata] = (host, known)
+        self._table[cdata] = (host, known)
         return self._alias(t, host)
 
     def assume(self, t: torch.Tensor) -> None:
