@@ -164,9 +164,7 @@ finetune(AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), fp16=
 
 # %%
 ladder["+ fp16 AMP"] = half
-print(
-    "parameters:", *(format_bytes(run.by_category_at_peak["parameters"]) for run in ladder.values()), sep="  "
-)
+print("parameters:", *(format_bytes(run.by_category_at_peak["parameters"]) for run in ladder.values()), sep="  ")
 compare(ladder)
 
 # %% [markdown]
@@ -274,9 +272,7 @@ def sentences(modules):
             for name, member in inspect.getmembers(owner):
                 if name.startswith("_") or not callable(member) and not inspect.isdatadescriptor(member):
                     continue
-                text = (
-                    (inspect.getdoc(member) or "").split("\n\n")[0].replace("\n", " ").split(". ")[0].strip()
-                )
+                text = (inspect.getdoc(member) or "").split("\n\n")[0].replace("\n", " ").split(". ")[0].strip()
                 if 20 < len(text) < 200 and "(" not in text[:25]:
                     found.add(text)
     return found
@@ -337,9 +333,7 @@ for epoch in range(2):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    print(
-        f"epoch {epoch + 1}: loss {sum(losses[-10:]) / 10:.3f}, right on held-out text {accuracy(held_out):.0%}"
-    )
+    print(f"epoch {epoch + 1}: loss {sum(losses[-10:]) / 10:.3f}, right on held-out text {accuracy(held_out):.0%}")
 
 print(f"Loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last; "
       f"right on held-out text {before:.0%} before, {accuracy(held_out):.0%} after.")  # fmt: skip
