@@ -190,6 +190,23 @@ class VirtualDevice:
         self.allocator.free(lease.block)
         self.timeline.freed(lease.record)
 
+    # ------------------------------------------------------------ peaks of the whole run
+
+    @property
+    def max_allocated(self) -> int:
+        """Highest allocated bytes since the start, whatever the program has reset."""
+        return max(self._peaks[0], self.allocator.max_allocated)
+
+    @property
+    def max_reserved(self) -> int:
+        """Highest reserved bytes since the start."""
+        return max(self._peaks[1], self.allocator.max_reserved)
+
+    def reset_peak_stats(self) -> None:
+        """`torch.cuda.reset_peak_memory_stats`: for the program; the report keeps what was."""
+        self._peaks = (self.max_allocated, self.max_reserved)
+        self.allocator.reset_peak_stats()
+
     def empty_cache(self) -> None:
         self.allocator.empty_cache()
 
