@@ -9,7 +9,7 @@ MiB = 1 << 20
 GiB = 1 << 30
 
 
-def format_bytes(n: int | float | NotAvailable, *, signed: bool = False) -> str:
+def format_bytes(n: float | NotAvailable, *, signed: bool = False) -> str:
     """`1536` -> '1.50 KiB', the wording PyTorch itself uses; `NA` -> 'N/A'."""
     if isinstance(n, NotAvailable):
         return "N/A"
