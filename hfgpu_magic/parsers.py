@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, NoReturn
 
 from .errors import UsageError
-from .virtual import AUTO
 
 Edge = Literal["magic", "command"]
 
