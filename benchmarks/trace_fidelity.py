@@ -152,9 +152,11 @@ def print_table(outcomes: Sequence[TraceOutcome]) -> None:
             f"{p / MiB:.1f}/{m / MiB:.1f} ({100 * (p - m) / m:+.2f} %)" if m else "-"
             for m, p in (o.peak_requested, o.peak_reserved)
         ]
+        allocations = f"{o.allocations_predicted}/{o.allocations_recorded}"
+        events = f"{o.events_predicted}/{o.events_recorded}"
         print(
-            f"{o.name:<36} {f'{o.allocations_predicted}/{o.allocations_recorded}':>13} {o.allocations_equal:>6} "
-            f"{f'{o.events_predicted}/{o.events_recorded}':>13} {peaks[0]:>26} {peaks[1]:>26}"
+            f"{o.name:<36} {allocations:>13} {o.allocations_equal:>6} "
+            f"{events:>13} {peaks[0]:>26} {peaks[1]:>26}"
         )
         found = "exact, event by event" if o.exact else o.failure or o.first_divergence
         print(f"    {found}{'; ' + o.missing if o.missing else ''}")
