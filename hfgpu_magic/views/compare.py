@@ -86,11 +86,13 @@ def compare_html(comparison: Comparison) -> str:
             f'<div class="hfgpu-run"><div class="hfgpu-label"><b>{escape(label)}</b> '
             f'<span class="hfgpu-dim">{format_bytes(report.needed.device)}</span> {state(name, words)}</div>'
             f'<div class="hfgpu-track" role="img" aria-label="{escape(label)}: {escape(said)}">{segments}'
-            f'<span class="hfgpu-limit" style="left:{limit:.2f}%" title="the card ends here"></span></div></div>'
+            f'<span class="hfgpu-limit" style="left:{limit:.2f}%" title="the card ends here"></span>'
+            "</div></div>"
         )
     names = list(dict.fromkeys(p.name for _, r in comparison.rows for p in _used(r)))
     legend = "".join(
-        f'<span class="hfgpu-entry"><span class="hfgpu-swatch {_class(n)}"{_paint(n)}></span>{escape(n)}</span>'
+        f'<span class="hfgpu-entry"><span class="hfgpu-swatch {_class(n)}"{_paint(n)}></span>'
+        f"{escape(n)}</span>"
         for n in names
     )
     card = f"The line is the end of the card: {format_bytes(comparison.total_memory)}."
@@ -109,7 +111,8 @@ def _table(comparison: Comparison, names: list[str]) -> str:
         row = "".join(f'<td class="hfgpu-num">{sizes.get(n, 0) / GiB:.2f}</td>' for n in names)
         body += f'<tr><th scope="row">{escape(label)}</th>{row}</tr>'
     return (
-        f'<details><summary>The same as a table (GiB)</summary><div class="hfgpu-scroll"><table class="hfgpu-table"><thead><tr>'
+        '<details><summary>The same as a table (GiB)</summary><div class="hfgpu-scroll">'
+        '<table class="hfgpu-table"><thead><tr>'
         f'<th scope="col">run</th>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
     )
 
@@ -127,4 +130,7 @@ def _segment(part: Part, percent: float) -> str:
     color = CATEGORY_COLORS.get(part.name)
     paint_it = f";background:{color}" if color else ""
     title = f"{part.name} {format_bytes(part.bytes)}"
-    return f'<span class="hfgpu-piece {_class(part.name)}" style="width:{percent:.3f}%{paint_it}" title="{escape(title)}"></span>'
+    return (
+        f'<span class="hfgpu-piece {_class(part.name)}" style="width:{percent:.3f}%{paint_it}" '
+        f'title="{escape(title)}"></span>'
+    )
