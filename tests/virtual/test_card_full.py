@@ -1,4 +1,4 @@
-"""When the card is full: the exact error, numbers that agree with the memory API, and a program that can go on."""
+"""When the card is full: the exact error, numbers that agree, and a program that can go on."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_halving_the_batch_until_it_fits(t4: VirtualGPU) -> None:
             torch.cuda.empty_cache()
             batch //= 2
     weights = sum(p.numel() * 4 for p in model.parameters())
-    # What has to be there at once: weights, their gradients, the input and four outputs, and one gradient of one.
+    # What has to be there at once: weights, their gradients, the input, four outputs and one gradient of one.
     per_row = 4096 * 4 * (1 + 4 + 1)
     assert batch * per_row + 2 * weights < t4.gpu.memory_total < 2 * batch * per_row + 2 * weights + (1 << 30)
     assert len(tried) > 1
@@ -171,10 +171,8 @@ def test_a_failed_backward_leaves_the_parameters_usable(t4: VirtualGPU) -> None:
 
 
 def test_a_bare_except_cannot_hide_it_from_the_report(t4: VirtualGPU) -> None:
-    try:
+    with contextlib.suppress(Exception):
         torch.empty(100 * GIB, dtype=torch.uint8, device="cuda")
-    except Exception:  # noqa: BLE001
-        pass
     assert t4.report.oom is not None
     assert t4.report.oom.caught
     assert t4.report.oom.requested == 100 * GIB
@@ -193,10 +191,8 @@ def test_an_error_raised_from_it_is_still_out_of_memory() -> None:
 def test_an_unrelated_error_after_a_caught_one_is_an_error() -> None:
     gpu = VirtualGPU("T4")
     with pytest.raises(ValueError, match="later"), gpu:
-        try:
+        with contextlib.suppress(torch.OutOfMemoryError):
             torch.empty(100 * GIB, dtype=torch.uint8, device="cuda")
-        except torch.OutOfMemoryError:
-            pass
         raise ValueError("later")
     assert gpu.report.outcome == "error"
     assert gpu.report.oom is not None
