@@ -31,8 +31,8 @@ def _gpt2() -> Model:
 
 def _llama(attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Model:
     config = transformers.LlamaConfig(
-        num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=VOCAB,
+        num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=VOCAB,
     )  # fmt: skip
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)  # type: ignore[no-any-return]
 
@@ -70,7 +70,8 @@ def _qwen3_moe() -> Model:
     return transformers.Qwen3MoeForCausalLM(  # type: ignore[no-any-return]
         transformers.Qwen3MoeConfig(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-            intermediate_size=64, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2, vocab_size=VOCAB,
+            intermediate_size=64, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
+            vocab_size=VOCAB,
         )
     )  # fmt: skip
 
