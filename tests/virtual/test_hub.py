@@ -1,4 +1,4 @@
-"""`from_pretrained` on a virtual card: no weight is read or downloaded, everything else is the library's own."""
+"""`from_pretrained` on a virtual card: no weight is read or downloaded, the rest is the library's own."""
 
 from __future__ import annotations
 
