@@ -42,8 +42,8 @@ class _Sentences(torch.utils.data.Dataset[dict[str, list[int]]]):
 
 def _trainer(model: Any, folder: Path, **settings: Any) -> Any:
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=2, report_to=[], disable_tqdm=True, logging_steps=1,
-        **{"max_steps": 2, "save_strategy": "no"} | settings,
+        output_dir=str(folder), per_device_train_batch_size=2, report_to=[], disable_tqdm=True,
+        logging_steps=1, **{"max_steps": 2, "save_strategy": "no"} | settings,
     )  # fmt: skip
     return transformers.Trainer(model, arguments, train_dataset=_Sentences(), eval_dataset=_Sentences())
 
