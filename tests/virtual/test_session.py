@@ -105,8 +105,8 @@ def test_a_report_is_json_with_bytes_as_integers() -> None:
         torch.nn.Linear(8, 8).cuda()(torch.ones(1, 8, device="cuda"))
     data = json.loads(json.dumps(gpu.report.to_dict()))
     assert {
-        "gpu", "total_memory", "outcome", "peak", "devices", "oom", "by_category_at_peak", "estimated_seconds",
-        "wall_seconds", "operations", "notes",
+        "gpu", "total_memory", "outcome", "peak", "devices", "oom", "by_category_at_peak",
+        "estimated_seconds", "wall_seconds", "operations", "notes",
     } <= data.keys()  # fmt: skip
     assert all(isinstance(data["peak"][key], int) for key in ("allocated", "reserved", "device"))
     assert sum(data["by_category_at_peak"].values()) == data["peak"]["allocated"]
