@@ -34,7 +34,8 @@ def script(tmp_path: Path) -> Script:
 def _command(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "hfgpu_magic", *map(str, words)],
-        capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | environment, cwd=Path(__file__).parents[2],
     )  # fmt: skip
 
 
@@ -92,7 +93,8 @@ class TestCommand:
 
     def test_ctrl_c_reports_what_was_so_far(self, script: Script) -> None:
         path = script(
-            "import torch, time\nx = torch.ones(1 << 20, device='cuda')\nprint('ready', flush=True)\ntime.sleep(60)\n"
+            "import torch, time\nx = torch.ones(1 << 20, device='cuda')\n"
+            "print('ready', flush=True)\ntime.sleep(60)\n"
         )
         with subprocess.Popen(
             [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", "T4", str(path)],
@@ -234,7 +236,8 @@ class TestRunCell:
             source = (
                 "import torch, weakref\n"
                 "def f():\n"
-                "    x = torch.empty(8, device='cuda'); seen.append(weakref.ref(x)); torch.empty(99 << 30, device='cuda')\n"
+                "    x = torch.empty(8, device='cuda'); seen.append(weakref.ref(x))\n"
+                "    torch.empty(99 << 30, device='cuda')\n"
                 "f()"
             )
             run_cell(source, namespace, gpu="T4")
