@@ -76,13 +76,19 @@ def _snapshot() -> dict[str, Any]:
         "default dtype": torch.get_default_dtype(),
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "autocast": [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda", "vgpu")],
+        "autocast": [
+            (d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda", "vgpu")
+        ],
         "random": (torch.get_rng_state().tolist(), random.getstate()),
         "meta path": list(sys.meta_path),
         "accelerator": (
-            torch.accelerator.is_available(), torch.accelerator.current_accelerator(), torch.accelerator.device_count(),
+            torch.accelerator.is_available(), torch.accelerator.current_accelerator(),
+            torch.accelerator.device_count(),
         ),
-        "cuda": (torch.cuda.is_available(), torch.cuda.device_count(), torch.cuda.is_initialized(), torch.version.cuda),
+        "cuda": (
+            torch.cuda.is_available(), torch.cuda.device_count(), torch.cuda.is_initialized(),
+            torch.version.cuda,
+        ),
         "hooks": [
             len(getattr(where, name))
             for where, name in [
