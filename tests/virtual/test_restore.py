@@ -92,8 +92,10 @@ def _snapshot() -> dict[str, Any]:
         "hooks": [
             len(getattr(where, name))
             for where, name in [
-                *[(module, n) for n in vars(module) if n.startswith("_global_") and n.endswith("hooks")],
-                *[(optimizer, n) for n in vars(optimizer) if n.startswith("_global_") and n.endswith("hooks")],
+                (owner, n)
+                for owner in (module, optimizer)
+                for n in vars(owner)
+                if n.startswith("_global_") and n.endswith("hooks")
             ]
         ],
         "threads": {t.ident for t in threading.enumerate()},
