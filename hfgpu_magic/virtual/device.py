@@ -46,6 +46,12 @@ class _Lease:
             self.device.storage_died(self)
 
 
+def version_pair(version: str) -> tuple[int, int]:
+    """(2, 13) of "2.13.0+cu130"."""
+    major, minor = version.split("+")[0].split(".")[:2]
+    return int(major), int(minor)
+
+
 class VirtualDevice:
     """The card's state during a run."""
 
@@ -59,6 +65,8 @@ class VirtualDevice:
         torch_version: str | None = None,
     ) -> None:
         self.gpu = gpu
+        #: (major, minor) of the PyTorch whose choices are followed.
+        self.torch_version = version_pair(torch_version or torch.__version__)
         total = gpu.memory_total if memory is None else memory
         self.memory = DeviceMemory(total, gpu.context if context is None else context)
         space = address.shared_range(total)
