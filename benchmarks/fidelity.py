@@ -222,35 +222,45 @@ def _line(o: Outcome) -> str:
     )
 
 
-def summary(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class Summary:
+    """The errors of one metric, as fractions of what was published."""
+
+    metric: str
+    rows: int
+    median: float
+    p90: float
+    largest: float
+    within_quarter_percent: int
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[Summary]:
     """Per metric, dense convolutions apart: rows, median and 90th percentile of |error|, largest."""
     groups: dict[str, list[float]] = {}
     for o in outcomes:
         if o.error is not None:
             name = f"{o.metric}, dense convolutions" if o.dense_convolution else o.metric
             groups.setdefault(name, []).append(abs(o.error))
-    lines: list[dict[str, object]] = []
-    for name in sorted(groups):
-        errors = sorted(groups[name])
-        lines.append(
-            {
-                "metric": name,
-                "rows": len(errors),
-                "median": statistics.median(errors),
-                "p90": errors[max(0, -(-9 * len(errors) // 10) - 1)],
-                "largest": errors[-1],
-                "within_quarter_percent": sum(e <= 0.0025 for e in errors),
-            }
-        )
-    return lines
+    return [_summed(name, sorted(groups[name])) for name in sorted(groups)]
+
+
+def _summed(metric: str, errors: list[float]) -> Summary:
+    return Summary(
+        metric=metric,
+        rows=len(errors),
+        median=statistics.median(errors),
+        p90=errors[max(0, -(-9 * len(errors) // 10) - 1)],
+        largest=errors[-1],
+        within_quarter_percent=sum(e <= 0.0025 for e in errors),
+    )
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
     print(f"\n{'metric':<32} {'rows':>5} {'median':>9} {'90 %':>9} {'largest':>9} {'<= 0.25 %':>10}")
     for s in summary(outcomes):
         print(
-            f"{s['metric']:<32} {s['rows']:>5} {100 * s['median']:>7.3f} % {100 * s['p90']:>7.3f} % "
-            f"{100 * s['largest']:>7.3f} % {s['within_quarter_percent']:>10}"
+            f"{s.metric:<32} {s.rows:>5} {100 * s.median:>7.3f} % {100 * s.p90:>7.3f} % "
+            f"{100 * s.largest:>7.3f} % {s.within_quarter_percent:>10}"
         )
     called = [o for o in outcomes if not o.failure]
     right = sum(o.predicted_oom == o.published_oom for o in called)
