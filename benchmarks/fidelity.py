@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         document = {
             "rows": [{**asdict(o), "error": o.error} for o in outcomes],
-            "summary": summary(outcomes),
+            "summary": [asdict(s) for s in summary(outcomes)],
             "traces": [asdict(t) for t in traces],
             "seconds": seconds,
         }
