@@ -1,8 +1,9 @@
 """Operator benchmarks of linkedin/Liger-Kernel, the "huggingface" side: plain PyTorch and transformers.
 
 Facts (benchmark/scripts/benchmark_*.py at the tags the rows name): a benchmark calls the operation ten
-times, resetting the peak before each call, and reports the median of `max_memory_allocated`; gradients accumulate
-from call to call; `retain_graph=True` in the backward of all but cross_entropy and fused_linear_cross_entropy.
+times, resetting the peak before each call, and reports the median of `max_memory_allocated`; gradients
+accumulate from call to call; `retain_graph=True` in the backward of all but cross_entropy and
+fused_linear_cross_entropy.
 layer_norm and rms_norm have both implementations' modules on the card (two sets of weights),
 fused_linear_cross_entropy has two language-model heads.  The script measures speed before memory and goes
 through the modes "forward", "backward", "full" in one process, so the libraries of both threads are warm
@@ -15,6 +16,7 @@ those of November 2025 (0.6.3) with 2.9.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import Measurement, MiB, Row, peaks
@@ -52,7 +54,8 @@ def _mlp(mode: str, batch: int, tokens: int, hidden: int, intermediate: int, act
 
     config = LlamaConfig(hidden_size=hidden, intermediate_size=intermediate, hidden_act=activation)
     x = torch.randn(batch, tokens, hidden, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    layer = LlamaMLP(config).to("cuda").to(torch.bfloat16)
+    layer: torch.nn.Module = LlamaMLP(config)  # type: ignore[no-untyped-call]
+    layer.to("cuda").to(torch.bfloat16)
 
     def full() -> None:
         y = layer(x)
@@ -136,19 +139,19 @@ def _row(name: str, build: Callable[[], Measurement]) -> Row:
 def rows() -> Iterable[Row]:
     gelu = "gelu_pytorch_tanh"
     for v in (4096, 8192, 16384, 32768, 65536, 131072):
-        yield _row(f"cross_entropy-full-V{v}-a100", lambda v=v: _cross_entropy(v))
+        yield _row(f"cross_entropy-full-V{v}-a100", partial(_cross_entropy, v))
     for t in (1024, 2048, 4096, 8192):
-        yield _row(f"swiglu-full-T{t}-a100", lambda t=t: _mlp("full", 4, t, 4096, 11008, "silu"))
-        yield _row(f"geglu-full-T{t}-a100", lambda t=t: _mlp("full", 8, t, 4096, 11008, gelu))
+        yield _row(f"swiglu-full-T{t}-a100", partial(_mlp, "full", 4, t, 4096, 11008, "silu"))
+        yield _row(f"geglu-full-T{t}-a100", partial(_mlp, "full", 8, t, 4096, 11008, gelu))
     for t in (1024, 8192):
-        yield _row(f"geglu-forward-T{t}-a100", lambda t=t: _mlp("forward", 8, t, 4096, 11008, gelu))
+        yield _row(f"geglu-forward-T{t}-a100", partial(_mlp, "forward", 8, t, 4096, 11008, gelu))
     for t in (1024, 4096, 16384):
-        yield _row(f"tiled_swiglu-full-T{t}-4090", lambda t=t: _mlp("full", 2, t, 2048, 4096, "silu"))
-        yield _row(f"tiled_geglu-forward-T{t}-4090", lambda t=t: _mlp("forward", 2, t, 2048, 4096, gelu))
+        yield _row(f"tiled_swiglu-full-T{t}-4090", partial(_mlp, "full", 2, t, 2048, 4096, "silu"))
+        yield _row(f"tiled_geglu-forward-T{t}-4090", partial(_mlp, "forward", 2, t, 2048, 4096, gelu))
     for n in (1024, 8192, 16384):
-        yield _row(f"layer_norm-full-N{n}-a100", lambda n=n: _layer_norm(n))
+        yield _row(f"layer_norm-full-N{n}-a100", partial(_layer_norm, n))
     for h in (1024, 8192, 32768):
-        yield _row(f"rms_norm-full-H{h}-a100", lambda h=h: _rms_norm(h))
+        yield _row(f"rms_norm-full-H{h}-a100", partial(_rms_norm, h))
     for bt in (4096, 8192, 16384, 32768):
         name = f"fused_linear_cross_entropy-full-BT{bt}-a100"
-        yield _row(name, lambda bt=bt: _fused_linear_cross_entropy(bt))
+        yield _row(name, partial(_fused_linear_cross_entropy, bt))
