@@ -143,7 +143,8 @@ class Linear4Bit(nn.Module):
             if self.bias is not None:
                 out += self.bias
             return out
-        return _Matmul4Bit.apply(x, self.packed, self.bias, self.state)  # type: ignore[no-any-return]
+        out = _Matmul4Bit.apply(x, self.packed, self.bias, self.state)  # type: ignore[no-untyped-call]
+        return out
 
 
 class ScaledLinear(nn.Module):
@@ -156,7 +157,8 @@ class ScaledLinear(nn.Module):
         self.adapter_scale = nn.Parameter(torch.ones(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.adapter_scale * (self.linear(x) + self.adapter_bias)
+        y: Tensor = self.linear(x)
+        return self.adapter_scale * (y + self.adapter_bias)
 
 
 class LoRAQKV(nn.Module):
@@ -173,7 +175,7 @@ class LoRAQKV(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(sum(self.parts), LORA_RANK))
 
     def forward(self, x: Tensor) -> Tensor:
-        base = self.linear(x)
+        base: Tensor = self.linear(x)
         dropped = functional.dropout(x, LORA_DROPOUT, self.training)
         after_a = functional.linear(dropped, self.lora_A).transpose(-2, -1)
         del dropped
@@ -353,6 +355,7 @@ class GPT(nn.Module):
         heads = 1 if s.query_groups == 1 else s.heads
         size = (1, heads, tokens, s.head)
         for block in self.h:
+            assert isinstance(block, Block)
             block.attn.cache = [torch.zeros(size), torch.zeros(size)]
         ones = torch.ones((tokens, tokens), dtype=torch.bool)
         self.mask = torch.tril(ones).unsqueeze(0).unsqueeze(0)
