@@ -143,8 +143,8 @@ class Linear4Bit(nn.Module):
             if self.bias is not None:
                 out += self.bias
             return out
-        out = _Matmul4Bit.apply(x, self.packed, self.bias, self.state)  # type: ignore[no-untyped-call]
-        return out
+        y: Tensor = _Matmul4Bit.apply(x, self.packed, self.bias, self.state)  # type: ignore[no-untyped-call]
+        return y
 
 
 class ScaledLinear(nn.Module):
