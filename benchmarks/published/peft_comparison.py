@@ -1,7 +1,7 @@
 """huggingface/peft, method_comparison/MetaMathQA: Llama-3.2-3B on an L40S, one JSON file an experiment.
 
-torch 2.13, transformers 5.13, peft 0.19, run on the real libraries as installed here (5.23, 0.21).  Facts from
-run.py and utils.py beside the results:
+torch 2.13, transformers 5.13, peft 0.19, run on the real libraries as installed here (5.23, 0.21).  Facts
+from run.py and utils.py beside the results:
 
 * `from_pretrained(dtype=bfloat16, device_map=cuda)`, adapters in float32, no autocast, no checkpointing,
   AdamW of torch over all parameters, gradient norm clipped;
@@ -28,7 +28,8 @@ _QV = ["q_proj", "v_proj"]
 METHODS: dict[str, dict[str, Any] | None] = {
     "full-finetuning-lr_0.00001": None,
     "ia3-default": {
-        "peft_type": "IA3", "feedforward_modules": ["down_proj"], "target_modules": ["down_proj", "v_proj", "k_proj"],
+        "peft_type": "IA3", "feedforward_modules": ["down_proj"],
+        "target_modules": ["down_proj", "v_proj", "k_proj"],
     },
     "ln_tuning-default": {
         "peft_type": "LN_TUNING", "target_modules": ["input_layernorm", "norm", "post_attention_layernorm"],
@@ -36,7 +37,8 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "vera-default": {"peft_type": "VERA", "r": 256, "d_initial": 0.1, "target_modules": _QV},
     "loha-rank32": {"peft_type": "LOHA", "r": 32, "alpha": 64, "target_modules": _QV},
     "lora-rank10-target-mlp": {
-        "peft_type": "LORA", "r": 10, "lora_alpha": 20, "target_modules": ["up_proj", "gate_proj", "down_proj"],
+        "peft_type": "LORA", "r": 10, "lora_alpha": 20,
+        "target_modules": ["up_proj", "gate_proj", "down_proj"],
     },
     "lora-rank32": {"peft_type": "LORA", "r": 32, "lora_alpha": 64, "target_modules": _QV},
     "lora-rank32-dora": {

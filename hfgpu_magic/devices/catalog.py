@@ -102,6 +102,25 @@ def parse_gpus(spec: str) -> tuple[GPU, int]:
     raise UnknownGPUError(spec, _nearest(spec))
 
 
+def context_under(gpu: GPU, torch_version: tuple[int, int]) -> int:
+    """Bytes of `gpu`'s CUDA context under a (major, minor) of PyTorch.
+
+    Until 1.12 a context held every kernel of PyTorch, which cost some 600 MiB (CUDA 10) to 1.3 GiB
+    (CUDA 11) more than today's estimate.  That much is the median over the reports of
+    eager_contexts.csv of what exceeds the estimate of the same card; the toolkit is the one its
+    wheels came with, CUDA 10 for cards it knows (up to Turing) and 11 for newer ones.
+    """
+    if torch_version >= context_size.LAZY_LOADING:
+        return gpu.context
+    cuda = 10 if gpu.capability < (8, 0) else 11
+    kernels = [
+        seen.context - find_gpu(seen.card).context
+        for seen in context_size.eager_observations()
+        if seen.cuda == cuda
+    ]
+    return gpu.context + round(context_size.median(kernels))
+
+
 # ---------------------------------------------------------------------------------------------- loading
 
 

@@ -88,6 +88,44 @@ def observations() -> tuple[ContextObservation, ...]:
     )
 
 
+LAZY_LOADING = (1, 13)
+"""The first PyTorch that loads kernels when they are first used (pull request 86509); before, all at once."""
+
+
+@dataclass(frozen=True)
+class EagerObservation:
+    """A process that held next to nothing, under a PyTorch that loaded every kernel at the start; bytes."""
+
+    card: str
+    cuda: int
+    """Major version of the CUDA toolkit that PyTorch was built with."""
+    torch: str
+    in_use: int
+    reserved: int
+    source: str
+
+    @property
+    def context(self) -> int:
+        return self.in_use - self.reserved
+
+
+@functools.cache
+def eager_observations() -> tuple[EagerObservation, ...]:
+    """The rows of eager_contexts.csv."""
+    path = Path(__file__).with_name("eager_contexts.csv")
+    return tuple(
+        EagerObservation(
+            row["card"],
+            int(row["cuda"]),
+            row["torch"],
+            parse_size(row["in_use"]),
+            parse_size(row["reserved"]),
+            row["source"],
+        )
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    )
+
+
 def resident_threads(capability: tuple[int, int], sm_count: int) -> int:
     """Threads the card can hold at once."""
     return sm_count * THREADS_PER_SM[capability]

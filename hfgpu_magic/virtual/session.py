@@ -10,10 +10,10 @@ from typing import Any, Literal, Self
 
 import torch
 
-from ..devices.catalog import parse_gpus
+from ..devices.catalog import context_under, parse_gpus
 from ..errors import UsageError, VirtualGPUError
 from . import backend, edge, engine, hollow, hub, state, switches
-from .device import VirtualDevice
+from .device import VirtualDevice, version_pair
 from .edge import names
 from .kernels import external, generic
 from .patches import Patches
@@ -75,8 +75,11 @@ class VirtualGPU:
         _refuse_beside_real_gpu()
         backend.ensure_registered()
         generic.clear()
+        context = self._context
+        if context is None and self._torch_version is not None:
+            context = context_under(self.gpu, version_pair(self._torch_version))
         device = VirtualDevice(
-            self.gpu, context=self._context, memory=self._memory, torch_version=self._torch_version
+            self.gpu, context=context, memory=self._memory, torch_version=self._torch_version
         )
         patches = Patches()
         try:

@@ -11,7 +11,7 @@ import pytest
 
 import hfgpu_magic.devices
 from hfgpu_magic.devices import catalog, context_size
-from hfgpu_magic.devices.catalog import GPU, find_gpu, gpus, parse_gpus
+from hfgpu_magic.devices.catalog import GPU, context_under, find_gpu, gpus, parse_gpus
 from hfgpu_magic.errors import UnknownGPUError, UsageError
 from hfgpu_magic.units import GiB, MiB
 
@@ -267,3 +267,13 @@ def test_the_table_loads_in_a_blink_and_once() -> None:
     assert min(load() for _ in range(5)) < 0.020
     assert gpus() is gpus()
     assert all(a is b for a, b in itertools.pairwise([find_gpu("t4")] * 3))
+
+
+def test_contexts_before_lazy_loading_hold_every_kernel():
+    card = find_gpu("TITAN RTX")
+    assert context_under(card, (2, 1)) == context_under(card, (1, 13)) == card.context
+    eager = context_under(card, (1, 4)) - card.context
+    seen = [s.context - find_gpu(s.card).context for s in context_size.eager_observations() if s.cuda == 10]
+    assert min(seen) <= eager <= max(seen)
+    newer = find_gpu("RTX 3090")
+    assert context_under(newer, (1, 8)) - newer.context > eager
