@@ -55,8 +55,8 @@ def run_script(
         raise UsageError(f"No script at {str(path)!r}. Usage: hfgpu run --gpu NAME script.py [args...]")
     try:
         code = compile(script.read_bytes(), str(script), "exec")
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{script} is not a Python program: {error}") from None
+    except (SyntaxError, ValueError) as why:
+        raise UsageError(f"{script} is not a Python program: {why}") from None
     parse_gpus(gpu)
 
     def program() -> None:
