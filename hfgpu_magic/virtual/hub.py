@@ -46,7 +46,12 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         original = base.from_pretrained.__func__
 
         def from_pretrained(
-            cls: Any, pretrained_model_name_or_path: Any = None, *args: Any, config: Any = None, **kwargs: Any
+            cls: Any,
+            /,
+            pretrained_model_name_or_path: Any = None,
+            *args: Any,
+            config: Any = None,
+            **kwargs: Any,
         ) -> Any:
             folder = _folder(pretrained_model_name_or_path)
             if not _replaceable(folder, kwargs):
