@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -27,10 +27,12 @@ class _Meta(type(_Base)):  # type: ignore[misc]
 class Generator(_Base, metaclass=_Meta):
     """Stands in for `torch.Generator` while a virtual GPU runs."""
 
-    def __new__(cls, device: Any = "cpu") -> Generator:
+    _shown: torch.device
+
+    def __new__(cls, device: Any = "cpu") -> Self:
         d = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
         on_card = d.type in ("cuda", backend.NAME)
-        self: Generator = _Base.__new__(cls, device="cpu" if on_card else d)
+        self = _Base.__new__(cls, device="cpu" if on_card else d)  # type: ignore[call-arg]
         self._shown = CUDA0 if on_card else d
         return self
 
