@@ -111,6 +111,11 @@ class SegmentSource:
             or self._expandable.heads
         )
 
+    @property
+    def memory_fraction(self) -> float:
+        """The share of the card's total this process may take; 1 without a limit."""
+        return 1.0 if self._limit is None else self._limit / self.device.total
+
     def set_memory_fraction(self, fraction: float) -> None:
         """Allow `fraction` of the card's total, as `torch.cuda.set_per_process_memory_fraction`.
 

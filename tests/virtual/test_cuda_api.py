@@ -111,7 +111,9 @@ class TestMemoryNumbers:
         assert kept.numel() == 1000
 
     def test_a_fraction_of_the_card_can_be_set(self, t4: VirtualGPU) -> None:
+        assert torch.cuda.get_per_process_memory_fraction() == 1.0
         torch.cuda.set_per_process_memory_fraction(0.25)
+        assert torch.cuda.get_per_process_memory_fraction() == pytest.approx(0.25)
         with pytest.raises(torch.OutOfMemoryError, match=r"allowed"):
             torch.empty(t4.gpu.memory_total // 2, dtype=torch.uint8, device="cuda")
         torch.empty(t4.gpu.memory_total // 8, dtype=torch.uint8, device="cuda")

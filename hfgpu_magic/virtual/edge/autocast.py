@@ -56,6 +56,7 @@ def policies() -> dict[str, str]:
     # Not in the macros: registered by hand in autocast_mode.cpp.
     found["norm.Scalar"] = found["norm.ScalarOpt_dim"] = "norm"
     found["binary_cross_entropy"] = "banned"
+    found["_cudnn_rnn"] = "lower"
     return found
 
 
@@ -134,6 +135,7 @@ def _cast(x: Any, dtype: torch.dtype, lower: bool) -> Any:
             and x.is_leaf
             and not x._is_view()
             and _cache_enabled()
+            and not torch.is_inference_mode_enabled()  # there every use casts anew (CPU autocast shows it)
         ):
             entry = _weights.get(id(x))
             if entry is not None and entry[0]() is x:

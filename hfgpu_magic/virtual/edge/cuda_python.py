@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from .. import backend
+from ..kernels import recurrent
 from .names import CUDA0, gpu_index
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         "torch.cuda.amp.common",
         "torch.utils.checkpoint",
         "torch.backends.cudnn",
+        "torch.backends.cudnn.rnn",
         "torch.cuda.nvtx",
     ):
         importlib.import_module(name)
@@ -225,10 +227,17 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     patches.set(torch.backends.cuda, "is_built", lambda: True)
     patches.set(torch.backends.cudnn, "is_available", lambda: True)
     patches.set(torch.backends.cudnn, "version", lambda: 91002)
-    patches.set(torch, "_use_cudnn_rnn_flatten_weight", lambda: False)
+    patches.set(torch.backends.cudnn, "is_acceptable", _cudnn_takes)
+    patches.set(torch.backends.cudnn.rnn, "get_cudnn_mode", recurrent.MODES.__getitem__)
+    patches.set(torch, "_use_cudnn_rnn_flatten_weight", lambda: True)
     _install_version(patches)
     _install_random(patches)
     _install_history(patches, device)
+
+
+def _cudnn_takes(t: torch.Tensor) -> bool:
+    """`torch.backends.cudnn.is_acceptable`, which would look for the library."""
+    return torch.backends.cudnn.enabled and t.is_cuda and t.dtype in torch.backends.cudnn.CUDNN_TENSOR_DTYPES
 
 
 def _default_generator() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import backend
-from . import attention, convolution, core, effects, generic, normalization, rules
+from . import attention, convolution, core, effects, generic, normalization, recurrent, rules
 
 _libraries: list[Any] = []
 
@@ -21,11 +21,13 @@ def register() -> None:
     effects.install()
     normalization.install()
     convolution.install()
-    written_out = core.KERNELS | convolution.KERNELS
+    recurrent.install()
+    written_out = core.KERNELS | convolution.KERNELS | recurrent.KERNELS
     for name, function in written_out.items():
         aten.impl(name, function, key)
     done = set(written_out)
-    for name, function in (*attention.KERNELS.items(), *normalization.KERNELS.items()):
+    choices = attention.KERNELS | normalization.KERNELS | recurrent.CHOICES
+    for name, function in choices.items():
         # These choose between fused kernels, and the choice decides what autograd saves.
         aten.impl(name, function, "Autograd" + key)
         aten.impl(name, function, key)

@@ -1,4 +1,4 @@
-"""Normalisations and recurrent layers that run as one cuDNN kernel on the card."""
+"""Normalisations that run as one cuDNN kernel on the card."""
 
 from __future__ import annotations
 
