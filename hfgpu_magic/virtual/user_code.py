@@ -12,6 +12,9 @@ from types import FrameType
 
 Place = tuple[str | None, int | None, str | None]
 
+#: What the file names of this package's own frames start with.
+OURS = str(Path(__file__).parent.parent) + os.sep
+
 
 @functools.cache
 def _library_folders() -> tuple[str, ...]:
