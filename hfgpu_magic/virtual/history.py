@@ -7,14 +7,15 @@ calls are replaced only in between.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .user_code import OURS
+
 if TYPE_CHECKING:
-    from types import CodeType
+    from types import CodeType, FrameType
 
     from .blocks import Block
     from .device import VirtualDevice
@@ -114,18 +115,15 @@ class History:
         if not self._stacks:
             return []
         found: list[dict[str, Any]] = []
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             code, line = frame.f_code, frame.f_lineno
-            if not code.co_filename.startswith(_PACKAGE):
+            if not code.co_filename.startswith(OURS):
                 key = (code, line)
                 entry = self._frames.get(key)
                 if entry is None:
                     entry = {"filename": code.co_filename, "line": line, "name": code.co_name}
                     self._frames[key] = entry
                 found.append(entry)
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return found
-
-
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
