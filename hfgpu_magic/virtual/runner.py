@@ -18,6 +18,7 @@ from ..devices.catalog import parse_gpus
 from ..errors import UsageError
 from . import AUTO, DEFAULT
 from .report import RunReport
+from .user_code import OURS
 
 
 @contextlib.contextmanager
@@ -180,9 +181,6 @@ def print_traceback(error: BaseException) -> None:
     print("".join(summary.format()), end="", file=sys.stderr)
 
 
-_HERE = str(Path(__file__).resolve().parent.parent) + os.sep
-
-
 def _drop_our_frames(summary: traceback.TracebackException) -> None:
-    kept = [f for f in summary.stack if not str(Path(f.filename)).startswith(_HERE)]
+    kept = [f for f in summary.stack if not str(Path(f.filename)).startswith(OURS)]
     summary.stack = traceback.StackSummary.from_list(kept)
