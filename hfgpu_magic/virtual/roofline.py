@@ -65,7 +65,8 @@ def _dtype(x: Any) -> torch.dtype | None:
 def rate(gpu: GPU, dtype: torch.dtype | None) -> float:
     """Dense FLOP/s of `gpu` for `dtype`; bf16 on a card that only emulates it runs at the fp32 rate."""
     rates = gpu.rates
-    return rates.get(_RATE_OF.get(dtype, "fp32"), 0.0) or rates.get("fp32", 0.0) or 1e12
+    kind = "fp32" if dtype is None else _RATE_OF.get(dtype, "fp32")
+    return rates.get(kind, 0.0) or rates.get("fp32", 0.0) or 1e12
 
 
 def seconds(gpu: GPU, op: Any, args: Any, kwargs: Any, out: Any) -> float:
