@@ -22,8 +22,8 @@ def check_index(index: int | None) -> None:
         raise torch.AcceleratorError(
             "CUDA error: invalid device ordinal\n"
             "GPU device may be out of range, do you have enough GPUs?\n"
-            "CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below "
-            "might be incorrect.\n"
+            "CUDA kernel errors might be asynchronously reported at some other API call, "
+            "so the stacktrace below might be incorrect.\n"
             "For debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
             "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
         )
@@ -85,10 +85,7 @@ def gpu_index(d: Any = None) -> int:
     """The index torch.cuda functions mean by `d`; raises like CUDA for one that is not there."""
     if d is None:
         return 0
-    if isinstance(d, int):
-        index = max(d, 0)
-    else:
-        index = getattr(_device(d), "index", None) or 0
+    index = max(d, 0) if isinstance(d, int) else _device(d).index or 0
     check_index(index)
     return index
 
