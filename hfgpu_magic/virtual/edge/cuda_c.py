@@ -36,6 +36,10 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     allocator = device.allocator
     capability = "".join(map(str, device.gpu.capability))
 
+    def exchange(index: int) -> int:
+        check_index(index)
+        return 0
+
     def set_fraction(fraction: float, index: int) -> None:
         allocator.set_memory_fraction(fraction)
 
@@ -47,7 +51,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         "getDeviceCount": lambda: 1,
         "getDevice": lambda: 0,
         "setDevice": check_index,
-        "exchangeDevice": lambda index: check_index(index) or 0,
+        "exchangeDevice": exchange,
         "maybeExchangeDevice": lambda index: 0,
         "init": lambda: None,
         "isInBadFork": lambda: False,
@@ -85,7 +89,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     accelerator: dict[str, Any] = {
         "getDeviceIndex": lambda: 0,
         "setDeviceIndex": check_index,
-        "exchangeDevice": lambda index: check_index(index) or 0,
+        "exchangeDevice": exchange,
         "maybeExchangeDevice": lambda index: 0,
         "synchronizeDevice": lambda index: None,
         "emptyCache": lambda *args: device.empty_cache(),
