@@ -34,7 +34,8 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         return factory
 
     def efficient_zeros(size: Any, *, dtype: Any = None, **kwargs: Any) -> torch.Tensor:
-        return core.empty(size, dtype=dtype)
+        zeros: torch.Tensor = core.empty(size, dtype=dtype)
+        return zeros
 
     def triangle(
         original: Any, row: int, col: int, offset: int = 0, *, dtype: Any = torch.int64, **kwargs: Any
