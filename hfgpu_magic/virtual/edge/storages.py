@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +40,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
 
     from torch import _utils
 
-    raw_to = _utils._to  # type: ignore[attr-defined]
+    raw_to: Callable[..., Any] = _utils._to
 
     def to(self: Any, device: Any, non_blocking: bool = False) -> Any:
         device = to_virtual(torch.device(device) if isinstance(device, str) else device)
