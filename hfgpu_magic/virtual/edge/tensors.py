@@ -135,7 +135,8 @@ _raw_numpy = TensorBase.numpy
 def _numpy(self: Tensor, *, force: bool = False) -> Any:
     if not force and _on_card(self):
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy the tensor to host memory first."
         )
     return _raw_numpy(self, force=force)
 
@@ -144,7 +145,7 @@ def _numpy(self: Tensor, *, force: bool = False) -> Any:
 
 
 def _install_pinning(patches: Patches) -> None:
-    """Pinning needs an allocator that a Python device cannot give: pinned tensors are ordinary ones, remembered."""
+    """Pinning needs an allocator no Python device can give: pinned tensors are ordinary ones, remembered."""
     pinned: dict[int, weakref.ref[Any]] = {}
 
     def mark(t: Tensor) -> Tensor:
@@ -196,7 +197,8 @@ def _install_pinning(patches: Patches) -> None:
 
 def _install_construction(patches: Patches) -> None:
     for name in (
-        "tensor", "as_tensor", "asarray", "sparse_coo_tensor", "sparse_csr_tensor", "sparse_compressed_tensor",
+        "tensor", "as_tensor", "asarray",
+        "sparse_coo_tensor", "sparse_csr_tensor", "sparse_compressed_tensor",
     ):  # fmt: skip
         patches.set(torch, name, with_virtual_device(getattr(torch, name)))
     raw_wrapper = TensorBase._make_wrapper_subclass
@@ -241,14 +243,14 @@ def _install_data(patches: Patches) -> None:
             set_data(self, new)
             return
         grad, requires_grad = self.grad, self.requires_grad
-        post_hooks, hooks = self._post_accumulate_grad_hooks, self._backward_hooks  # type: ignore[attr-defined]
+        post_hooks, hooks = self._post_accumulate_grad_hooks, self._backward_hooks
         with torch.no_grad():
             if grad is not None:
                 setter(grad, _raw_to(grad.detach(), backend.VDEVICE if _on_card(new) else _raw_device(new)))
         replacement = new.detach()
         if requires_grad:
             replacement.requires_grad_(True)
-        torch._C._swap_tensor_impl(self, replacement)  # type: ignore[attr-defined]
+        torch._C._swap_tensor_impl(self, replacement)
         if grad is not None:
             self.grad = grad
         if post_hooks:
