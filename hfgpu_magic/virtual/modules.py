@@ -45,7 +45,7 @@ class Attribution:
         )
         for handle in handles:
             patches.on_undo(handle.remove)
-        move = torch.nn.Module._apply
+        move: Callable[..., Any] = torch.nn.Module._apply
 
         def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
             with self.building():
