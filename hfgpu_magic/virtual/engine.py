@@ -21,7 +21,7 @@ from . import backend, state
 if TYPE_CHECKING:
     from .device import VirtualDevice
 
-#: torch::autograd::Engine::get_default_engine() and Engine::start_device_threads(), as GCC and Clang name them.
+#: torch::autograd::Engine::get_default_engine() and start_device_threads(), as GCC and Clang name them.
 _ENGINE, _START = (
     "_ZN5torch8autograd6Engine18get_default_engineEv",
     "_ZN5torch8autograd6Engine20start_device_threadsEv",
@@ -52,8 +52,8 @@ def ensure_device_thread(spare: VirtualDevice) -> None:
 
 
 _TOO_LATE = (
-    "This process ran a backward pass before its first virtual GPU, and this build of PyTorch cannot add a device "
-    "afterwards. Restart the kernel and start the virtual GPU first, or use `hfgpu run`."
+    "This process ran a backward pass before its first virtual GPU, and this build of PyTorch cannot add "
+    "a device afterwards. Restart the kernel and start the virtual GPU first, or use `hfgpu run`."
 )
 
 
