@@ -97,7 +97,7 @@ class RunReport(Result):
     error: str | None = None
     largest_at_peak: tuple[Holding, ...] = ()
     demand: DeviceUse | None = None
-    """What the program would have needed on a card of this kind with memory to spare; only where asked for."""
+    """What the program would need on a card of this kind with memory to spare; only where asked for."""
     measured: bool = False
     """True when a real card was measured, False for a virtual one."""
     timeline: tuple[TimelinePoint, ...] = field(default=(), repr=False)
