@@ -30,11 +30,12 @@ class VirtualGPU:
     4194304
 
     `name` is a card of the catalog, spelled as people spell it.  `context` overrides the catalog's
-    estimate of the CUDA context (bytes), `memory` the card's total memory (bytes),
-    `torch_version` the PyTorch whose use of cuBLAS's workspaces is modelled (the installed one's).  Inside the block tensors on `cuda` have shapes, types and
-    addresses but no data; PyTorch's caching allocator is modelled to the byte, and the card's limit
-    raises the same `torch.OutOfMemoryError` as the card would.  Leaving the block, by whatever way,
-    restores PyTorch.
+    estimate of the CUDA context (bytes), `memory` the card's total memory (bytes), `torch_version` the
+    PyTorch whose use of cuBLAS's workspaces is modelled (else the installed one's).
+
+    Inside the block tensors on `cuda` have shapes, types and addresses but no data; PyTorch's caching
+    allocator is modelled to the byte, and the card's limit raises the same `torch.OutOfMemoryError` as
+    the card would.  Leaving the block, by whatever way, restores PyTorch.
 
     Raises `UnknownGPUError` for an unknown name, `VirtualGPUError` when another virtual GPU is running or
     this process already uses a real one.
