@@ -3,8 +3,8 @@
 A model built on the host is initialised with random numbers and moved to the card.  The virtual
 card keeps no data, so filling gigabytes with random numbers (and the memory they would touch) is
 pure waste.  While a virtual GPU runs, initialising a large host tensor leaves its pages untouched:
-the tensor is real, holds what `torch.empty` left in it, and is remembered as *hollow*.  Casting or copying a hollow
-tensor gives another hollow tensor.
+the tensor is real, holds what `torch.empty` left in it, and is remembered as *hollow*.  Casting or
+copying a hollow tensor gives another hollow tensor.
 """
 
 from __future__ import annotations
