@@ -19,14 +19,15 @@ _MIXED_DEVICES = frozenset({
 
 #: GEMM-like operators and the arguments that must agree in dtype.
 _SAME_DTYPE = {
-    "mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2), "addbmm": (1, 2), "mv": (0, 1), "dot": (0, 1),
-    "addmv": (1, 2), "_addmm_activation": (1, 2), "convolution": (0, 1), "cudnn_convolution": (0, 1),
+    "mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "dot": (0, 1),
+    "addmm": (1, 2), "baddbmm": (1, 2), "addbmm": (1, 2), "addmv": (1, 2), "_addmm_activation": (1, 2),
+    "convolution": (0, 1), "cudnn_convolution": (0, 1),
 }  # fmt: skip
 
 _C_NAMES = {
-    torch.float16: "c10::Half", torch.bfloat16: "c10::BFloat16", torch.float32: "float", torch.float64: "double",
-    torch.int64: "long", torch.int32: "int", torch.int8: "signed char", torch.uint8: "unsigned char",
-    torch.int16: "short", torch.bool: "bool",
+    torch.float16: "c10::Half", torch.bfloat16: "c10::BFloat16", torch.float32: "float",
+    torch.float64: "double", torch.int64: "long", torch.int32: "int", torch.int16: "short",
+    torch.int8: "signed char", torch.uint8: "unsigned char", torch.bool: "bool",
 }  # fmt: skip
 
 
@@ -47,8 +48,9 @@ def check(op: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                     continue
                 argument = op._schema.arguments[i].name if isinstance(i, int) else i
                 raise RuntimeError(
-                    f"Expected all tensors to be on the same device, but got {argument} is on {t.device}, different "
-                    f"from other tensors on cuda:0 (when checking argument in method wrapper_CUDA_{_wrapper(op)})"
+                    f"Expected all tensors to be on the same device, but got {argument} is on {t.device}, "
+                    "different from other tensors on cuda:0 "
+                    f"(when checking argument in method wrapper_CUDA_{_wrapper(op)})"
                 )
     pair = _SAME_DTYPE.get(name)
     if pair is not None and len(args) > pair[1]:
