@@ -42,7 +42,7 @@ def _nbytes(t: Tensor) -> int:
 
 
 def _blas_layout(t: Tensor) -> bool:
-    """Whether the last two dimensions are rows or columns with a leading dimension (ATen's prepare_matrix)."""
+    """Whether the last two dimensions are rows or columns with a leading one (ATen's prepare_matrix)."""
     if t.dim() < 2 or t.is_contiguous():
         return True
     rows, columns = t.shape[-2:]
