@@ -26,7 +26,7 @@ _libraries: list[Any] = []
 
 
 def _int8_vectorwise_quant(a: torch.Tensor, threshold: float = 0.0) -> tuple[Any, ...]:
-    """bitsandbytes' outlier columns are data-dependent; with none found they take no room."""
+    """Outlier columns are data-dependent; with none found they take no room."""
     rows = a.numel() // a.shape[-1]
     outliers = torch.empty(1, dtype=torch.int64, device=a.device) if threshold > 0 else None
     return (
@@ -58,8 +58,8 @@ def _page_without_a_driver(patches: Patches, bitsandbytes: ModuleType) -> None:
 
     def get_paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
         state.current().note(
-            "Paged optimizer states are in unified memory: the card holds as much of them as there is room for, "
-            "the host the rest, so they do not count as allocated."
+            "Paged optimizer states are in unified memory: the card holds as much of them as there is "
+            "room for, the host the rest, so they do not count as allocated."
         )
         paged: Any = hollow.empty(shape, dtype)
         paged.is_paged, paged.page_deviceid = True, 0
