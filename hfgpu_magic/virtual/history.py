@@ -7,6 +7,7 @@ calls are replaced only in between.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
