@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,11 +69,10 @@ class Attribution:
     # ------------------------------------------------------------ modules
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
-        if not self._stack:
-            if module not in self._roots:
-                self._roots.add(module)
-                for name, child in module.named_modules():
-                    self._names.setdefault(child, name or type(child).__name__)
+        if not self._stack and module not in self._roots:
+            self._roots.add(module)
+            for name, child in module.named_modules():
+                self._names.setdefault(child, name or type(child).__name__)
         self._stack.append(module)
         self._label_own(module)
 
