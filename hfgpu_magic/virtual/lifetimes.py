@@ -49,7 +49,7 @@ _capsule: Any = ctypes.pythonapi.PyCapsule_New
 _capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _calloc = ctypes.pythonapi.PyMem_RawCalloc
 _calloc.restype, _calloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t, ctypes.c_size_t]
-_from_dlpack = torch._C._from_dlpack  # type: ignore[attr-defined]
+_from_dlpack = torch._C._from_dlpack
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -78,7 +78,10 @@ def _more_slots() -> None:
 def tensor(
     address: int, nbytes: int, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype, listener: Ends
 ) -> torch.Tensor:
-    """A tensor on the virtual device, in `nbytes` (more than 0) at `address`; `listener` hears of their end."""
+    """A tensor on the virtual device, in `nbytes` (more than 0) at `address`.
+
+    `listener` hears of their end.
+    """
     code = _CODES.get(dtype)
     n = len(size)
     if code is None or n > _MAX_DIMS:
@@ -98,7 +101,9 @@ def tensor(
     return made
 
 
-def _viewed(raw: torch.Tensor, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+def _viewed(
+    raw: torch.Tensor, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype
+) -> torch.Tensor:
     from . import backend
 
     aten, keys = torch.ops.aten, backend.CPU_KEYS
