@@ -23,7 +23,7 @@ KEY = "PrivateUse1"
 CPU_KEYS = DispatchKeySet(DispatchKey.CPU)
 
 #: The device a tensor is on as C++ knows it, whatever `Tensor.device` is made to say.
-raw_device = TensorBase.device.__get__  # type: ignore[attr-defined]
+raw_device = TensorBase.device.__get__
 #: `Tensor.to` without the mapping of `edge`.
 raw_to = TensorBase.to
 
@@ -74,7 +74,7 @@ class _Module:
 def ensure_registered() -> None:
     """Register the device type.  Happens once per process; later calls return at once."""
     global VDEVICE
-    hooks_base, guard_base = torch._C._acc.PrivateUse1Hooks, torch._C._acc.DeviceGuard  # type: ignore[attr-defined]
+    hooks_base, guard_base = torch._C._acc.PrivateUse1Hooks, torch._C._acc.DeviceGuard
 
     class Hooks(hooks_base):  # type: ignore[misc, valid-type]
         def is_available(self) -> bool:
