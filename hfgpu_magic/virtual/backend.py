@@ -11,7 +11,7 @@ Inside PyTorch the device is called `vgpu`; `edge` makes programs see `cuda`.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._C import DispatchKey, DispatchKeySet, TensorBase
@@ -30,7 +30,7 @@ raw_to = TensorBase.to
 _aten = torch.ops.aten
 _as_strided = _aten.as_strided.default._handle.redispatch_boxed
 _set_storage = _aten.set_.source_Storage_storage_offset._handle.redispatch_boxed
-_make_storage = torch._C._construct_storage_from_data_pointer
+_make_storage: Any = torch._C._construct_storage_from_data_pointer
 #: The identity of a tensor's storage (`untyped_storage()._cdata`), without making a Python object for it.
 storage_address = torch._C._storage_address  # type: ignore[attr-defined]
 
@@ -91,7 +91,7 @@ def ensure_registered() -> None:
             return torch._C._autograd.DeviceType.PrivateUse1
 
     # What `torch.accelerator` answers must not change for good because of the registration.
-    accelerator = torch._C._accelerator_getAccelerator()
+    accelerator = cast("torch.device | None", torch._C._accelerator_getAccelerator())
     named = torch._C._get_accelerator
 
     from torch.utils import backend_registration
@@ -100,13 +100,13 @@ def ensure_registered() -> None:
         rename=NAME, backend_module=_Module(), hook=Hooks(), device_guard=Guard()
     )
     _KEEP.extend((Hooks, Guard))
-    torch._C._accelerator_getAccelerator = lambda: accelerator  # type: ignore[attr-defined, assignment]
+    torch._C._accelerator_getAccelerator = lambda: accelerator  # type: ignore[assignment, return-value]
 
     def get_accelerator(check: bool | None = None) -> torch.device:
         found = named() if check is None else named(check)
         return torch.device("cpu") if found.type == NAME and accelerator is None else accelerator or found
 
-    torch._C._get_accelerator = get_accelerator  # type: ignore[attr-defined, assignment]
+    torch._C._get_accelerator = get_accelerator
     VDEVICE = torch.device(NAME, 0)
     from . import kernels
 
@@ -127,7 +127,7 @@ def _seed_of(dtype: torch.dtype) -> torch.Tensor:
     if seed is None:
         global _seed
         if _seed is None:
-            _seed = torch._C._acc.create_empty_tensor((0,), torch.float32)  # type: ignore[attr-defined]
+            _seed = torch._C._acc.create_empty_tensor((0,), torch.float32)
         base = _as_strided(CPU_KEYS, _seed, (0,), (1,), 0)
         _set_storage(CPU_KEYS, base, empty_storage(64, 64), 0, (4,), (1,))
         seed = _seeds[dtype] = _aten.view.dtype.redispatch(CPU_KEYS, base, dtype)
