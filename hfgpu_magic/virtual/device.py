@@ -14,20 +14,19 @@ from .libraries import Libraries
 from .memory import DeviceMemory
 from .modules import Attribution
 from .oom import out_of_memory_message
-
 from .report import OutOfMemory
 from .settings import AllocatorSettings
 from .timeline import Record, Timeline
 from .user_code import line_of_caller
 from .values import Mirrors
 
-storage_address = backend.storage_address
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ..devices.catalog import GPU
     from .blocks import Block
+
+storage_address = backend.storage_address
 
 
 class _Lease:
@@ -48,7 +47,7 @@ class _Lease:
 
 def version_pair(version: str) -> tuple[int, int]:
     """(2, 13) of "2.13.0+cu130"."""
-    major, minor = version.split("+")[0].split(".")[:2]
+    major, minor = version.split("+", maxsplit=1)[0].split(".")[:2]
     return int(major), int(minor)
 
 
@@ -141,7 +140,8 @@ class VirtualDevice:
         try:
             for n in sizes:
                 if n:
-                    blocks.append(self.hold(n, "workspace", "temporary"))
+                    # One by one: when the card is full, the earlier ones have to be given back.
+                    blocks.append(self.hold(n, "workspace", "temporary"))  # noqa: PERF401
             if work is not None:
                 work()
         finally:
