@@ -36,7 +36,9 @@ def refuse_outlived(args: Any) -> None:
 
     for a in args:
         if isinstance(a, torch.Tensor):
-            if not a.is_cpu and not a.is_meta and torch._C._storage_address(a) in _outlived:
+            if a.is_cpu or a.is_meta:
+                continue
+            if torch._C._storage_address(a) in _outlived:  # type: ignore[attr-defined]
                 raise VirtualGPUError(_ENDED)
         elif isinstance(a, (list, tuple)):
             refuse_outlived(a)
