@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ class TestMemoryNumbers:
         tensors = [torch.empty(n, device="cuda") for n in (1, 1000, MIB)]
         spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors)
         assert all(start % 512 == 0 for start, _ in spans)
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 
 class TestDevices:
@@ -157,11 +158,18 @@ class TestDevices:
     @pytest.mark.parametrize("device", ["cuda", "cuda:0", 0, torch.device("cuda"), CUDA0], ids=repr)
     def test_every_spelling_moves_there(self, device: Any, t4: VirtualGPU) -> None:
         for moved in (
-            torch.ones(2).to(device), torch.ones(2, device=device), torch.tensor([1], device=device),
-            torch.ones(2).cuda(device), nn.Linear(1, 1).to(device).weight, torch.as_tensor([1], device=device),
-            torch.ones(2).new_zeros(3, device=device), torch.randn(2, device=device), torch.arange(3, device=device),
-            torch.empty_like(torch.ones(2), device=device), torch.eye(2, device=device),
-        ):  # fmt: skip
+            torch.ones(2).to(device),
+            torch.ones(2, device=device),
+            torch.tensor([1], device=device),
+            torch.ones(2).cuda(device),
+            nn.Linear(1, 1).to(device).weight,
+            torch.as_tensor([1], device=device),
+            torch.ones(2).new_zeros(3, device=device),
+            torch.randn(2, device=device),
+            torch.arange(3, device=device),
+            torch.empty_like(torch.ones(2), device=device),
+            torch.eye(2, device=device),
+        ):
             assert moved.device == CUDA0
 
     def test_an_index_made_into_a_device(self, t4: VirtualGPU) -> None:
@@ -188,7 +196,7 @@ class TestDevices:
         with pytest.raises(TypeError, match="can't convert cuda:0 device type tensor to numpy"):
             torch.ones(1, device="cuda").numpy()
 
-    MIXED: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
+    MIXED: ClassVar[dict[str, Callable[[torch.Tensor, torch.Tensor], Any]]] = {
         "add": lambda a, b: a + b,
         "mul in place": lambda a, b: a.mul_(b),
         "matmul": lambda a, b: a @ b,
@@ -300,26 +308,49 @@ class TestRandom:
 
 
 OPERATIONS: dict[str, Callable[[torch.Tensor], Any]] = {
-    "topk": lambda x: x.topk(3), "sort": lambda x: x.sort(-1), "cumsum": lambda x: x.cumsum(0),
-    "einsum": lambda x: torch.einsum("ij,kj->ik", x, x), "svd": torch.linalg.svd, "norm": torch.linalg.norm,
-    "median": lambda x: x.median(), "std": lambda x: x.std(), "argmax": lambda x: x.argmax(-1),
-    "cdist": lambda x: torch.cdist(x, x), "histc": torch.histc, "stack": lambda x: torch.stack([x, x]),
-    "index put": lambda x: x.index_put_((torch.tensor([1], device=x.device),), torch.ones(8, device=x.device)),
+    "topk": lambda x: x.topk(3),
+    "sort": lambda x: x.sort(-1),
+    "cumsum": lambda x: x.cumsum(0),
+    "einsum": lambda x: torch.einsum("ij,kj->ik", x, x),
+    "svd": torch.linalg.svd,
+    "norm": torch.linalg.norm,
+    "median": lambda x: x.median(),
+    "std": lambda x: x.std(),
+    "argmax": lambda x: x.argmax(-1),
+    "cdist": lambda x: torch.cdist(x, x),
+    "histc": torch.histc,
+    "stack": lambda x: torch.stack([x, x]),
+    "index put": lambda x: x.index_put_(
+        (torch.tensor([1], device=x.device),), torch.ones(8, device=x.device)
+    ),
     "gather": lambda x: x.gather(1, torch.zeros(8, 1, dtype=torch.long, device=x.device)),
     "interpolate": lambda x: nn.functional.interpolate(x[None, None], scale_factor=2),
-    "layer norm": lambda x: nn.functional.layer_norm(x, (8,)), "softmax": lambda x: x.softmax(-1),
-    "conv transpose": lambda x: nn.functional.conv_transpose2d(x[None, None], torch.ones(1, 1, 3, 3, device=x.device)),
-    "group norm": lambda x: nn.functional.group_norm(x[None], 2), "complex": lambda x: torch.fft.rfft(x),
+    "layer norm": lambda x: nn.functional.layer_norm(x, (8,)),
+    "softmax": lambda x: x.softmax(-1),
+    "conv transpose": lambda x: nn.functional.conv_transpose2d(
+        x[None, None], torch.ones(1, 1, 3, 3, device=x.device)
+    ),
+    "group norm": lambda x: nn.functional.group_norm(x[None], 2),
+    "complex": lambda x: torch.fft.rfft(x),
     "attention": lambda x: nn.functional.scaled_dot_product_attention(*[x[None, None]] * 3),
-    "triu": lambda x: x.triu(), "roll": lambda x: x.roll(1), "kthvalue": lambda x: x.kthvalue(2),
-    "logsumexp": lambda x: x.logsumexp(-1), "bmm": lambda x: torch.bmm(x[None], x[None]), "inverse": torch.linalg.inv,
-    "where": lambda x: torch.where(x > 0, x, 0.0), "masked fill": lambda x: x.masked_fill(x > 0, 0), "pad": lambda x: nn.functional.pad(x, (1, 1)),
-    "embedding bag": lambda x: nn.functional.embedding_bag(torch.zeros(2, 2, dtype=torch.long, device=x.device), x),
+    "triu": lambda x: x.triu(),
+    "roll": lambda x: x.roll(1),
+    "kthvalue": lambda x: x.kthvalue(2),
+    "logsumexp": lambda x: x.logsumexp(-1),
+    "bmm": lambda x: torch.bmm(x[None], x[None]),
+    "inverse": torch.linalg.inv,
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "masked fill": lambda x: x.masked_fill(x > 0, 0),
+    "pad": lambda x: nn.functional.pad(x, (1, 1)),
+    "embedding bag": lambda x: nn.functional.embedding_bag(
+        torch.zeros(2, 2, dtype=torch.long, device=x.device), x
+    ),
     "multihead attention": lambda x: nn.MultiheadAttention(8, 2).to(x.device)(x[None], x[None], x[None])[0],
     "one hot": lambda x: nn.functional.one_hot(torch.arange(3, device=x.device), 5),
-    "meshgrid": lambda x: torch.meshgrid(x[0], x[1], indexing="ij"), "repeat interleave": lambda x: x.repeat_interleave(2, 0),
+    "meshgrid": lambda x: torch.meshgrid(x[0], x[1], indexing="ij"),
+    "repeat interleave": lambda x: x.repeat_interleave(2, 0),
     "scatter add": lambda x: x.scatter_add(0, torch.zeros(8, 8, dtype=torch.long, device=x.device), x),
-}  # fmt: skip
+}
 
 
 def _described(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Programs whose memory was recorded on real cards, run again on virtual ones: the same events in the same order.
+"""Programs whose memory was recorded on real cards, run again on virtual ones: the same events in order.
 
 The recordings and the programs behind them are described in ../shared/evidence (INDEX.csv); cards and PyTorch
 versions are those of the recordings.  Nothing is fitted: what differs is a mechanism that is missing.
@@ -45,7 +45,9 @@ def _linear(grad: bool) -> object:
     return layer, inputs, outputs
 
 
-def _run(program: Any, *arguments: Any, gpu: str, torch_version: str) -> tuple[list[Event], dict[str, Any], VirtualGPU]:
+def _run(
+    program: Any, *arguments: Any, gpu: str, torch_version: str
+) -> tuple[list[Event], dict[str, Any], VirtualGPU]:
     """Events, snapshot and card; the program's last tensors are let go while the recorder still runs."""
     with VirtualGPU(gpu, torch_version=torch_version) as card:
         torch.cuda.memory._record_memory_history()
@@ -64,7 +66,9 @@ def test_linear_forward_event_by_event(grad: bool, evidence: Path) -> None:
     assert events[: len(expected)] == expected
     assert {action for action, _ in events[len(expected) :]} <= {"free_requested", "free_completed"}
     assert card.report.peak.reserved == _reserved(recorded["segments"]) == 4_439_670_784
-    assert sorted(s["total_size"] for s in snapshot["segments"]) == sorted(s["total_size"] for s in recorded["segments"])
+    assert sorted(s["total_size"] for s in snapshot["segments"]) == sorted(
+        s["total_size"] for s in recorded["segments"]
+    )
 
 
 def _attention() -> object:

@@ -23,8 +23,10 @@ LAYERS: dict[str, Any] = {
     "RNN relu": lambda: nn.RNN(8, 16, nonlinearity="relu", batch_first=True),
 }
 CELLS: dict[str, Any] = {
-    "LSTMCell": lambda: nn.LSTMCell(8, 16), "GRUCell": lambda: nn.GRUCell(8, 16), "RNNCell": lambda: nn.RNNCell(8, 16),
-}  # fmt: skip
+    "LSTMCell": lambda: nn.LSTMCell(8, 16),
+    "GRUCell": lambda: nn.GRUCell(8, 16),
+    "RNNCell": lambda: nn.RNNCell(8, 16),
+}
 
 
 def _shapes(model: nn.Module, x: Any) -> Any:

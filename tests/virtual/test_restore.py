@@ -120,7 +120,7 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any
 
 @pytest.fixture(scope="module", autouse=True)
 def _warm() -> None:
-    """The first run of a process imports parts of PyTorch and registers the device type: see the last test."""
+    """The first run of a process imports parts of PyTorch and registers the device type for good."""
     with VirtualGPU("T4"):
         _work()
 

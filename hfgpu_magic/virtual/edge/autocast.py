@@ -242,7 +242,8 @@ def _banned(op: Any, name: str) -> Any:
         raise RuntimeError(
             "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast.\n"
             "Many models use a sigmoid layer right before the binary cross entropy layer.\n"
-            "In this case, combine the two layers using torch.nn.functional.binary_cross_entropy_with_logits\n"
+            "In this case, combine the two layers using "
+            "torch.nn.functional.binary_cross_entropy_with_logits\n"
             "or torch.nn.BCEWithLogitsLoss.  binary_cross_entropy_with_logits and BCEWithLogits are\n"
             "safe to autocast."
         )
@@ -251,5 +252,6 @@ def _banned(op: Any, name: str) -> Any:
 
 
 _KERNELS = {
-    "lower": _lower, "fp32": _fp32, "promote": _promote, "set_dtype": _set_dtype, "norm": _norm, "banned": _banned,
+    "lower": _lower, "fp32": _fp32, "promote": _promote, "set_dtype": _set_dtype, "norm": _norm,
+    "banned": _banned,
 }  # fmt: skip

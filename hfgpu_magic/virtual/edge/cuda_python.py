@@ -1,4 +1,4 @@
-"""What `torch.cuda` keeps in Python: availability, properties, streams, events, random state, tensor types."""
+"""What `torch.cuda` keeps in Python: availability, properties, streams, events, random state, types."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class _TensorType(type):
 
     def __call__(cls, *args: Any) -> torch.Tensor:
         if args and not isinstance(args[0], int):
-            return torch.tensor(*args, dtype=cls.dtype, device=CUDA0)
+            return torch.tensor(args[0], dtype=cls.dtype, device=CUDA0)
         return torch.empty(*args, dtype=cls.dtype, device=CUDA0)
 
 
@@ -153,7 +153,7 @@ _TENSOR_TYPES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", 
 
 def install(patches: Patches, device: VirtualDevice) -> None:
     cuda = torch.cuda
-    # These modules copy names out of torch.cuda or ask about it once, at import: let them see the truth first.
+    # These modules copy names out of torch.cuda or ask about it once, at import: they see the truth first.
     for name in (
         "torch.cuda.amp.common",
         "torch.utils.checkpoint",
@@ -265,11 +265,15 @@ def _install_random(patches: Patches) -> None:
     def set_state(new_state: torch.Tensor, d: Any = "cuda") -> None:
         kept["state"] = new_state.clone()
 
+    def set_all(states: Any) -> None:
+        for new_state in states:
+            set_state(new_state)
+
     names = {
         "get_rng_state": get_state,
         "set_rng_state": set_state,
         "get_rng_state_all": lambda: [get_state()],
-        "set_rng_state_all": lambda states: [set_state(s) for s in states] and None,
+        "set_rng_state_all": set_all,
         "manual_seed": seed,
         "manual_seed_all": seed,
         "seed": lambda: None,

@@ -32,7 +32,9 @@ def convolution(input: Tensor, weight: Tensor, *rest: Any, **kwargs: Any) -> Ten
     return result
 
 
-def convolution_backward(grad_output: Tensor, input: Tensor, weight: Tensor, *rest: Any, **kwargs: Any) -> Any:
+def convolution_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, *rest: Any, **kwargs: Any
+) -> Any:
     layout = _format(input, weight)
     if grad_output.dim() == weight.dim():
         input, weight = input.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)

@@ -41,7 +41,13 @@ def kernel(name: str) -> Any:
 
 @kernel("empty_strided")
 def empty_strided(
-    size: Any, stride: Any, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+    size: Any,
+    stride: Any,
+    *,
+    dtype: Any = None,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: Any = None,
 ) -> Tensor:
     return backend.make_tensor(size, stride, dtype or torch.get_default_dtype())
 
@@ -103,7 +109,7 @@ def set_storage_offset(self: Tensor, source: Any, offset: int, size: Any, stride
 @kernel("set_.source_Tensor")
 def set_tensor(self: Tensor, source: Tensor) -> Tensor:
     return backend.set_storage(
-        self, source.untyped_storage(), source.storage_offset(), source.size(), source.stride()
+        self, source.untyped_storage(), int(source.storage_offset()), source.size(), source.stride()
     )
 
 
@@ -139,7 +145,7 @@ def record_stream(self: Tensor, stream: Any) -> None:
 
 # ---------------------------------------------------------------- copies and host reads
 
-#: Above this glibc always maps fresh pages, which read as zeros (M_MMAP_THRESHOLD's largest value, mallopt(3)).
+#: Above this glibc always maps fresh pages, which read as zeros (largest M_MMAP_THRESHOLD, mallopt(3)).
 _FRESH_PAGES = 32 << 20
 
 
@@ -151,7 +157,7 @@ def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     to_device = backend.on_card(self)
     on_device = backend.on_card(src)
     nbytes = src.numel() * src.element_size()
-    # A copy inside the card reads and writes its memory once; one over PCIe is bound by the bus (not modelled).
+    # A copy inside the card reads and writes its memory once; one over PCIe waits for the bus (not modelled).
     device.seconds += max((2 if to_device and on_device else 1) * nbytes / device.gpu.bandwidth, 5e-6)
     mirrors = device.mirrors
     if to_device:
@@ -201,6 +207,9 @@ def equal(self: Tensor, other: Tensor) -> bool:
 # ---------------------------------------------------------------- sizes that depend on data
 
 
+_LARGEST = "{}: the size of its result depends on data that is not there; the largest size was used."
+
+
 def _count_true(mask: Tensor, what: str) -> int:
     """How many elements of `mask` are nonzero: counted when its values are known, else all of them."""
     device = state.current()
@@ -210,7 +219,7 @@ def _count_true(mask: Tensor, what: str) -> int:
             return int(torch.count_nonzero(host))
     except values.Unmirrored:
         pass
-    device.note(f"{what}: the size of its result depends on data that is not there; the largest size was used.")
+    device.note(_LARGEST.format(what))
     return mask.numel()
 
 
@@ -244,7 +253,7 @@ def _unique(self: Tensor, inverse: bool, counts: bool) -> tuple[Tensor, Tensor, 
         if known:
             n = int(torch.unique(host).numel())
     except values.Unmirrored:
-        device.note("unique: the size of its result depends on data that is not there; the largest size was used.")
+        device.note(_LARGEST.format("unique"))
     shape = self.shape if inverse else torch.Size((0,))
     return (
         backend.make_tensor((n,), (1,), self.dtype),
@@ -327,7 +336,7 @@ def index(self: Tensor, indices: Any) -> Tensor:
         mirrors = device.mirrors
         try:
             host, known = mirrors.read(self)
-            where = []
+            where: list[Any] = []
             for i in indices:
                 if i is None:
                     where.append(slice(None))

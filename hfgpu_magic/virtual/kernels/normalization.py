@@ -21,7 +21,7 @@ def batch_norm_impl_index(
     eps: float,
     cudnn_enabled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """cuDNN's batch norm where ATen would take it, PyTorch's own CUDA kernel elsewhere."""
+    """Batch norm by cuDNN where ATen would take it, PyTorch's own CUDA kernel elsewhere."""
     affine = weight is not None and bias is not None
     statistics = running_mean is not None and running_var is not None
     use_cudnn = (

@@ -53,7 +53,8 @@ def _flatten_weight(weight_arr: Sequence[Tensor], *rest: Any) -> Tensor:
 def _cudnn_rnn(
     input: Tensor, weight: Sequence[Tensor], weight_stride0: int, weight_buf: Tensor | None, hx: Tensor,
     cx: Tensor | None, mode: int, hidden_size: int, proj_size: int, num_layers: int, batch_first: bool,
-    dropout: float, train: bool, bidirectional: bool, batch_sizes: Sequence[int], dropout_state: Tensor | None,
+    dropout: float, train: bool, bidirectional: bool, batch_sizes: Sequence[int],
+    dropout_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     device = state.current()
     state.refuse_outlived((input, weight, hx))
@@ -80,7 +81,9 @@ def _cudnn_rnn(
     return output, hy, cy, kept, backend.make_tensor((0,), (1,), x.dtype)
 
 
-def _reserve(rows: int, mode: int, hidden: int, width: int, layers: int, directions: int, dropout: float) -> int:
+def _reserve(
+    rows: int, mode: int, hidden: int, width: int, layers: int, directions: int, dropout: float
+) -> int:
     """Elements kept for backward."""
     gates, cells = _KEPT[mode]
     per_row = layers * directions * (gates + cells) * hidden
@@ -96,9 +99,10 @@ def _seconds(rows: int, weight: Sequence[Tensor], x: Tensor) -> float:
 
 def _cudnn_rnn_backward(
     input: Tensor, weight: Sequence[Tensor], weight_stride0: int, weight_buf: Tensor, hx: Tensor,
-    cx: Tensor | None, output: Tensor, grad_output: Tensor | None, grad_hy: Tensor | None, grad_cy: Tensor | None,
-    mode: int, hidden_size: int, proj_size: int, num_layers: int, batch_first: bool, dropout: float, train: bool,
-    bidirectional: bool, batch_sizes: Sequence[int], dropout_state: Tensor | None, reserve: Tensor,
+    cx: Tensor | None, output: Tensor, grad_output: Tensor | None, grad_hy: Tensor | None,
+    grad_cy: Tensor | None, mode: int, hidden_size: int, proj_size: int, num_layers: int, batch_first: bool,
+    dropout: float, train: bool, bidirectional: bool, batch_sizes: Sequence[int],
+    dropout_state: Tensor | None, reserve: Tensor,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor]]:  # fmt: skip
     device = state.current()
@@ -110,7 +114,11 @@ def _cudnn_rnn_backward(
 
     x = in_time(input)
     # Outputs whose gradient nobody asked for have one of zeros.
-    zeros = [torch.zeros_like(t) for t, g in ((output, grad_output), (hx, grad_hy), (cx, grad_cy)) if g is None and t is not None]
+    zeros = [
+        torch.zeros_like(t)
+        for t, g in ((output, grad_output), (hx, grad_hy), (cx, grad_cy))
+        if g is None and t is not None
+    ]
     operands = [in_time(t) for t in (output, grad_output) if t is not None]
     dx = torch.empty_like(x)
     dhx = torch.empty_like(hx)
@@ -128,7 +136,9 @@ def _layer(mode: int) -> Callable[..., Any]:
         input: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool, num_layers: int, dropout: float,
         train: bool, bidirectional: bool, batch_first: bool,
     ) -> Any:  # fmt: skip
-        return _call(mode, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, ())
+        return _call(
+            mode, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, ()
+        )
 
     return layer
 
@@ -137,18 +147,20 @@ def _packed_layer(mode: int) -> Callable[..., Any]:
     """The same for a `PackedSequence`."""
 
     def layer(
-        data: Tensor, batch_sizes: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool, num_layers: int,
-        dropout: float, train: bool, bidirectional: bool,
+        data: Tensor, batch_sizes: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool,
+        num_layers: int, dropout: float, train: bool, bidirectional: bool,
     ) -> Any:  # fmt: skip
         sizes = batch_sizes.tolist()
-        return _call(mode, data, hx, params, has_biases, num_layers, dropout, train, bidirectional, False, sizes)
+        return _call(
+            mode, data, hx, params, has_biases, num_layers, dropout, train, bidirectional, False, sizes
+        )
 
     return layer
 
 
 def _call(
-    mode: int, input: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool, num_layers: int, dropout: float,
-    train: bool, bidirectional: bool, batch_first: bool, batch_sizes: Sequence[int],
+    mode: int, input: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool, num_layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool, batch_sizes: Sequence[int],
 ) -> Any:  # fmt: skip
     h, c = hx if mode == _LSTM else (hx, None)
     hidden = c.size(2) if c is not None else h.size(2)
@@ -177,7 +189,9 @@ CHOICES: dict[str, Any] = {
 
 def _gru_cell(input_gates: Tensor, hidden_gates: Tensor, hx: Tensor, *bias: Any, **biases: Any) -> Any:
     """ATen's fused GRU cell keeps five values per hidden unit (GRU_WORKSPACE_MULTIPLIER in RNN.cu)."""
-    return torch.empty_like(hx, memory_format=torch.contiguous_format), hx.new_empty((hx.size(0), hx.size(1) * 5))
+    return torch.empty_like(hx, memory_format=torch.contiguous_format), hx.new_empty(
+        (hx.size(0), hx.size(1) * 5)
+    )
 
 
 def _gru_cell_backward(grad_hy: Tensor, workspace: Tensor, has_bias: bool) -> Any:
