@@ -30,7 +30,9 @@ _SIZED_BY_FLOATS = ("arange", "range", "linspace", "logspace", "upsample", "_ups
 class Plan:
     """What an operator's schema says about where its results come from."""
 
-    __slots__ = ("aliased", "floats_matter", "name", "out_only", "overwrites", "random", "returns", "view", "writes")
+    __slots__ = (
+        "aliased", "floats_matter", "name", "out_only", "overwrites", "random", "returns", "view", "writes",
+    )  # fmt: skip
 
     def __init__(self, op: Any) -> None:
         schema = op._schema
@@ -147,7 +149,11 @@ def _any_small(x: Any) -> bool:
 
 
 def _written(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    return [kwargs[name] if name in kwargs else args[i] for i, name in plan.writes if name in kwargs or i < len(args)]
+    return [
+        kwargs[name] if name in kwargs else args[i]
+        for i, name in plan.writes
+        if name in kwargs or i < len(args)
+    ]
 
 
 def _analyse(op: Any, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
@@ -211,7 +217,8 @@ def _out_shapes(op: Any, plan: Plan, args: Any, kwargs: Any) -> dict[str, Any] |
         return None
     meta_kwargs = {k: to_meta(v) for k, v in kwargs.items()}
     for name, t in outs.items():
-        meta_kwargs[name] = torch.empty(0, dtype=t.dtype, device=_META) if t.numel() == 0 else as_meta(t).clone()
+        empty = t.numel() == 0
+        meta_kwargs[name] = torch.empty(0, dtype=t.dtype, device=_META) if empty else as_meta(t).clone()
     op(*[to_meta(a) for a in args], **meta_kwargs)
     wanted = {n: (meta_kwargs[n].shape, meta_kwargs[n].stride()) for n in outs}
     changed = {n: s for n, s in wanted.items() if s[0] != outs[n].shape}
@@ -226,7 +233,8 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if plan is None:
         plan = plans[op] = Plan(op)
     top = _key if plan.floats_matter else _top_key
-    key: Any = (op, tuple([top(a) for a in args]), tuple([(k, top(v)) for k, v in kwargs.items()]) if kwargs else None)
+    named = tuple([(k, top(v)) for k, v in kwargs.items()]) if kwargs else None
+    key: Any = (op, tuple([top(a) for a in args]), named)
     try:
         entry = cache.get(key)
     except TypeError:  # an unhashable argument (a generator, a list subclass)
@@ -253,10 +261,19 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry.effect(device, args, kwargs, out)
     if entry.small:
         results = _written(plan, args, kwargs) if plan.aliased else out
-        flat = [t for t in (results if isinstance(results, (tuple, list)) else (results,)) if isinstance(t, Tensor)]
+        several = results if isinstance(results, (tuple, list)) else (results,)
+        flat = [t for t in several if isinstance(t, Tensor)]
         if len(flat) <= 16:  # long _foreach lists of small tensors carry no decisions worth their price
             values.compute(
-                device.mirrors, op, plan.writes, plan.aliased, plan.random, plan.overwrites, args, kwargs, flat
+                device.mirrors,
+                op,
+                plan.writes,
+                plan.aliased,
+                plan.random,
+                plan.overwrites,
+                args,
+                kwargs,
+                flat,
             )
     return out
 
@@ -265,11 +282,12 @@ def resize(t: Tensor, size: Any, stride: Any = None) -> Tensor:
     """`resize_`: a larger storage when the present one is too small, as CUDA does it."""
     stride = backend.contiguous_strides(size) if stride is None else stride
     n = backend.span(size, stride)
-    needed = (n + t.storage_offset()) * t.dtype.itemsize if n else 0
+    offset = int(t.storage_offset())
+    needed = (n + offset) * t.dtype.itemsize if n else 0
     storage = t.untyped_storage()
     if storage.nbytes() < needed:
         storage = state.allocate(needed)
-    return backend.set_storage(t, storage, t.storage_offset(), size, stride)
+    return backend.set_storage(t, storage, offset, size, stride)
 
 
 def kernel_for(op: Any) -> Callable[..., Any]:
