@@ -234,7 +234,8 @@ def _chooser(name: str) -> Callable[[Any, Any, Any], Any]:
             dims = (dims,)
         reduced = [d % t.dim() for d in dims] if t.dim() else []
         element = carried(t, kwargs)
-        if element == 16 and name in ("max", "min") and len(reduced) == t.dim() and not isinstance(out, (tuple, list)):
+        everything = len(reduced) == t.dim() and not isinstance(out, (tuple, list))
+        if element == 16 and name in ("max", "min") and everything:
             element = t.element_size()  # the largest value alone carries no index
         gpu = state.current().gpu
         sizes = staging(t, reduced, element, sm_count=gpu.sm_count, threads_per_sm=gpu.threads_per_sm)
