@@ -8,7 +8,6 @@ calls are replaced only in between.
 from __future__ import annotations
 
 import os
-import os
 import sys
 import time
 from collections import deque
