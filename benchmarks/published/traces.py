@@ -75,7 +75,9 @@ def _attention(record: Callable[[], None]) -> object:
     return q, k, v, output, loss
 
 
-def _language_model(context: int, layers: int = 24, width: int = 1024, heads: int = 16, hidden: int = 4096) -> Any:
+def _language_model(
+    context: int, layers: int = 24, width: int = 1024, heads: int = 16, hidden: int = 4096
+) -> Any:
     """The course's decoder: its operations in its order."""
     import torch
     from torch import nn
@@ -103,9 +105,12 @@ def _language_model(context: int, layers: int = 24, width: int = 1024, heads: in
             return (self.weight * x).to(dtype)
 
     class Rotary(nn.Module):
+        cache: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
-            angles = torch.outer(torch.arange(context).float(), torch.arange(0, width // heads, 2) / (width // heads))
+            dimensions = width // heads
+            angles = torch.outer(torch.arange(context).float(), torch.arange(0, dimensions, 2) / dimensions)
             self.register_buffer("cache", torch.stack((angles.cos(), angles.sin())), persistent=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,7 +137,7 @@ def _language_model(context: int, layers: int = 24, width: int = 1024, heads: in
             self.q, self.k, self.v, self.out = (Linear(width, width) for _ in range(4))
             self.rotary = rotary
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> Any:
             b, s, _ = x.size()
             q, k, v = self.q(x), self.k(x), self.v(x)
             q, k, v = (t.reshape(b, s, heads, -1).permute(0, 2, 1, 3) for t in (q, k, v))
@@ -149,7 +154,7 @@ def _language_model(context: int, layers: int = 24, width: int = 1024, heads: in
             super().__init__()
             self.w1, self.w2, self.w3 = Linear(width, hidden), Linear(hidden, width), Linear(width, hidden)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> Any:
             return self.w2(_silu(self.w1(x)) * self.w3(x))
 
     def _silu(x: torch.Tensor) -> torch.Tensor:
@@ -158,9 +163,10 @@ def _language_model(context: int, layers: int = 24, width: int = 1024, heads: in
     class Block(nn.Module):
         def __init__(self, rotary: Rotary) -> None:
             super().__init__()
-            self.attention, self.ffn, self.norm1, self.norm2 = Attention(rotary), SwiGLU(), RMSNorm(), RMSNorm()
+            self.attention, self.ffn = Attention(rotary), SwiGLU()
+            self.norm1, self.norm2 = RMSNorm(), RMSNorm()
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> Any:
             x_attention = self.attention(self.norm1(x))
             between = x + x_attention
             x_ffn = self.ffn(self.norm2(between))
@@ -175,7 +181,7 @@ def _language_model(context: int, layers: int = 24, width: int = 1024, heads: in
             self.norm = RMSNorm()
             self.head = Linear(width, vocabulary)
 
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        def forward(self, tokens: torch.Tensor) -> Any:
             embedded = self.embedding[tokens, :]
             x = embedded
             for layer in self.layers:
@@ -204,9 +210,10 @@ def _adamw(parameters: Iterable[Any]) -> Any:
 
     class AdamW(torch.optim.Optimizer):
         def __init__(self) -> None:
-            super().__init__(parameters, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01})
+            settings = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+            super().__init__(parameters, settings)
 
-        def step(self, closure: object = None) -> None:
+        def step(self, closure: Any = None) -> Any:  # noqa: ARG002 - torch's signature
             for group in self.param_groups:
                 rate, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
                 for p in group["params"]:
