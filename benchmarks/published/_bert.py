@@ -11,6 +11,7 @@ modeling_bert.py of transformers 2.11 to 4.15, whose layers do not differ in wha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,9 @@ class _OldSoftmax(torch.autograd.Function):
         return torch.ops.aten._softmax_backward_data(grads[0], y, -1, x.dtype)
 
 
+_old_softmax: Callable[..., Any] = _OldSoftmax.apply
+
+
 class Attention(nn.Module):
     def __init__(self, s: Shape) -> None:
         super().__init__()
@@ -68,7 +72,7 @@ class Attention(nn.Module):
         scores = torch.matmul(q, k.transpose(-1, -2))
         scores = scores / math.sqrt(q.size(-1))
         scores = scores + mask
-        probs = _OldSoftmax.apply(scores) if self.s.saves_softmax_input else torch.softmax(scores, dim=-1)
+        probs = _old_softmax(scores) if self.s.saves_softmax_input else torch.softmax(scores, dim=-1)
         probs = self.dropout(probs)
         context = torch.matmul(probs, v).permute(0, 2, 1, 3).contiguous()
         context = context.view(*context.shape[:-2], self.s.width)
