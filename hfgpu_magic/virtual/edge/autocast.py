@@ -145,7 +145,7 @@ def _cast(x: Any, dtype: torch.dtype, lower: bool) -> Any:
             return cast
         return _raw_to(x, dtype)
     if type(x) in (list, tuple):
-        return type(x)([_cast(y, dtype, lower) for y in x])
+        return [_cast(y, dtype, lower) for y in x]
     return x
 
 
@@ -155,6 +155,21 @@ def _cast_all(args: tuple[Any, ...], dtype: torch.dtype, lower: bool) -> list[An
     cast = [_cast(a, dtype, lower) for a in reversed(args)]
     cast.reverse()
     return cast
+
+
+def _call(op: Any, cast: list[Any], kwargs: dict[str, Any]) -> Any:
+    """`op` on arguments that end with the call: the last first, of a list the first first, as in C++.
+
+    Which block is freed first decides where the next tensor goes.
+    """
+    result = op(*cast, **kwargs)
+    while cast:
+        item = cast.pop()
+        if type(item) is list:
+            item.reverse()
+            while item:
+                item.pop()
+    return result
 
 
 def _widest(xs: Any, current: torch.dtype) -> torch.dtype:
@@ -175,7 +190,7 @@ def _lower(op: Any, name: str) -> Any:
         with _Exclude(_KEYS):
             dtype = _get_dtype(backend.NAME)
             kwargs = {k: _cast(v, dtype, True) for k, v in kwargs.items()}
-            return op(*_cast_all(args, dtype, True), **kwargs)
+            return _call(op, _cast_all(args, dtype, True), kwargs)
 
     return kernel
 
@@ -184,7 +199,7 @@ def _fp32(op: Any, name: str) -> Any:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with _Exclude(_KEYS):
             kwargs = {k: _cast(v, torch.float32, False) for k, v in kwargs.items()}
-            return op(*_cast_all(args, torch.float32, False), **kwargs)
+            return _call(op, _cast_all(args, torch.float32, False), kwargs)
 
     return kernel
 
@@ -196,7 +211,7 @@ def _promote(op: Any, name: str) -> Any:
             dtype = _widest(args, low)
             lower = dtype is low
             kwargs = {k: _cast(v, dtype, lower) for k, v in kwargs.items()}
-            return op(*_cast_all(args, dtype, lower), **kwargs)
+            return _call(op, _cast_all(args, dtype, lower), kwargs)
 
     return kernel
 
