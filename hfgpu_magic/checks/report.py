@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
-from .._result import Result, plain
+from .._result import Result
 from ..devices.na import NotAvailable
 from ..devices.snapshot import DeviceSnapshot
 from .facts import Facts
@@ -17,7 +16,7 @@ from .tables import package_names, table
 
 @dataclass(frozen=True)
 class CheckReport(Result):
-    """What `check` found.  `ok` is True while no check fails."""
+    """What `check` found.  `ok` is True while no check fails; memory in bytes."""
 
     ok: bool
     summary: str
@@ -40,12 +39,6 @@ class CheckReport(Result):
 
     def __contains__(self, ident: object) -> bool:
         return any(check.id == ident for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Keys: ok, summary, checks, devices, versions, profile, gpu, problems; memory in bytes."""
-        data = plain(self)
-        assert isinstance(data, dict)
-        return data
 
     def to_text(self, *, color: bool = False, width: int = 88) -> str:
         from ..views.check_text import check_text
