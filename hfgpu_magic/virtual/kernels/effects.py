@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import reductions
+from . import indexing, reductions
 from .generic import CHOOSERS
 
 Tensor = torch.Tensor
@@ -111,3 +111,4 @@ GEMMS: dict[str, Callable[[Any, Any, Any], Effect | None]] = {
 def install() -> None:
     CHOOSERS.update(GEMMS)
     CHOOSERS.update(reductions.CHOOSERS)
+    CHOOSERS.update(indexing.CHOOSERS)
