@@ -116,6 +116,21 @@ class _Matmul4Bit(torch.autograd.Function):
         return torch.matmul(grad, dequantize_4bit(packed.t(), ctx.state).to(grad.dtype).t()), None, None, None
 
 
+def matmul_4bit(x: Tensor, packed: Tensor, bias: Tensor | None, state: Any) -> Tensor:
+    """As bitsandbytes 0.41: the gemv kernel for one row outside autograd, else dequantize and multiply."""
+    if x.numel() != x.shape[-1] or x.requires_grad or x.shape[-1] % state.blocksize:
+        return _Matmul4Bit.apply(x, packed, bias, state)  # type: ignore[no-any-return]
+    if state.nested:
+        from bitsandbytes.functional import dequantize_blockwise
+
+        absmax = dequantize_blockwise(state.absmax, state.state2)
+        absmax += state.offset
+    out = x.new_empty((*x.shape[:-1], state.shape[0]))
+    if bias is not None:
+        out += bias
+    return out
+
+
 class Linear4Bit(nn.Module):
     """Quantized as soon as it is made, as Fabric's `init_module` does on a card."""
 
@@ -124,7 +139,6 @@ class Linear4Bit(nn.Module):
 
         super().__init__()
         full = nn.Linear(wide, out, bias=bias)
-        self.wide, self.out = wide, out
         self.bias = full.bias
         packed, self.state = quantize_4bit(
             full.weight.data.to(torch.half), blocksize=64, compress_statistics=double, quant_type="nf4"
@@ -132,19 +146,7 @@ class Linear4Bit(nn.Module):
         self.packed = nn.Parameter(packed, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == x.shape[-1] and not x.requires_grad and self.wide % self.state.blocksize == 0:
-            absmax = self.state.absmax
-            if self.state.nested:
-                from bitsandbytes.functional import dequantize_blockwise
-
-                absmax = dequantize_blockwise(absmax, self.state.state2)
-                absmax += self.state.offset
-            out = x.new_empty((*x.shape[:-1], self.out))
-            if self.bias is not None:
-                out += self.bias
-            return out
-        y: Tensor = _Matmul4Bit.apply(x, self.packed, self.bias, self.state)  # type: ignore[no-untyped-call]
-        return y
+        return matmul_4bit(x, self.packed, self.bias, self.state)
 
 
 class ScaledLinear(nn.Module):

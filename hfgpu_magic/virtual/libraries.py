@@ -75,6 +75,8 @@ class Libraries:
         self._lt_size = cublaslt_workspace_size(environ)
         self._cublas: dict[int, Block] = {}
         self._lt: dict[int, Block] = {}
+        self.convolution_bound = 0
+        """Bytes that no tiled algorithm of a convolution so far exceeds, forward or backward; not allocated."""
 
     def cublas(self, device: VirtualDevice) -> None:
         """To be called by every GEMM, after its result is allocated: the first of a thread pays."""
@@ -99,6 +101,17 @@ class Libraries:
             block = device.hold(self._lt_size, "workspace", "cuBLASLt workspace")
             self.cublas(device)
             device.release(block)
+
+    def convolution(self, nbytes: int) -> None:
+        """To be called by every dense convolution with the bytes of its input and its result.
+
+        Which algorithm cuDNN's heuristics take is not known here, so its workspace is bounded, not
+        allocated.  The hungriest of the usual ones works on transformed tiles: F(4x4, 3x3) of Winograd's
+        method makes 6 x 6 values of every 4 x 4, of input and result alike (Lavin and Gray, arXiv
+        1509.09308); FFT on tiles of 32 x 32 makes fewer.  FFT of whole images, which can need more, is
+        rarely chosen.  Depthwise and 1 x 1 convolutions need next to nothing.
+        """
+        self.convolution_bound = max(self.convolution_bound, nbytes * 36 // 16)
 
     def clear(self, device: VirtualDevice) -> None:
         """`torch._C._cuda_clearCublasWorkspaces`: give them back; the next GEMM allocates again."""

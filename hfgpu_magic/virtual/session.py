@@ -12,6 +12,7 @@ import torch
 
 from ..devices.catalog import context_under, parse_gpus
 from ..errors import UsageError, VirtualGPUError
+from ..units import GiB
 from . import backend, edge, engine, hollow, hub, state, switches
 from .device import VirtualDevice, version_pair
 from .edge import names
@@ -171,11 +172,22 @@ class VirtualGPU:
             estimated_seconds=device.seconds,
             wall_seconds=time.perf_counter() - self._started if self._wall is None else self._wall,
             operations=device.operations,
-            notes=tuple(device.notes),
+            notes=(*device.notes, *_workspace_note(device)),
             error=None if error is None or died_of_it else f"{type(error).__name__}: {error}",
             largest_at_peak=largest(at_peak),
             timeline=device.timeline.curve(),
         )
+
+
+def _workspace_note(device: VirtualDevice) -> tuple[str, ...]:
+    bound = device.libraries.convolution_bound
+    if bound * 100 <= device.max_reserved:
+        return ()
+    note = (
+        "cuDNN's workspace for convolutions is not included: it depends on the algorithm cuDNN chooses, "
+        f"and tiled algorithms need up to {bound / GiB:.2f} GiB here."
+    )
+    return (note,)
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

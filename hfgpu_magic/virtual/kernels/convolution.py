@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from .. import state
 from . import generic
 
 Tensor = torch.Tensor
@@ -29,6 +30,9 @@ def convolution(input: Tensor, weight: Tensor, *rest: Any, **kwargs: Any) -> Ten
     if input.dtype is weight.dtype and input.dim() == weight.dim():  # else refused below, in PyTorch's words
         input, weight = input.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
     result: Tensor = generic.run(_aten.convolution.default, (input, weight, *rest), kwargs)
+    groups = rest[6] if len(rest) > 6 else kwargs.get("groups", 1)
+    if groups == 1 and max(weight.shape[2:]) > 1:
+        state.current().libraries.convolution(input.nbytes + result.nbytes)
     return result
 
 
