@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .devices.catalog import GPU, find_gpu, gpus
     from .devices.na import NA
     from .errors import HfgpuError, MissingPackageError, UnknownGPUError, UsageError, VirtualGPUError
+    from .measured import measure
     from .virtual import VirtualGPU
     from .virtual.report import RunReport
     from .virtual.runner import run_cell, run_script
@@ -40,6 +41,7 @@ __all__ = [
     "find_gpu",
     "gpus",
     "load_ipython_extension",
+    "measure",
     "run_cell",
     "run_script",
     "unload_ipython_extension",
@@ -62,6 +64,7 @@ _HOMES = {
     "compare": "comparison",
     "find_gpu": "devices.catalog",
     "gpus": "devices.catalog",
+    "measure": "measured",
     "run_cell": "virtual.runner",
     "run_script": "virtual.runner",
 }

@@ -59,12 +59,38 @@ class HfgpuMagics(Magics):
             if options.gpu != AUTO:
                 parse_gpus(options.gpu)  # a wrong name is told before torch is imported
 
-            from .measure import has_real_gpu
+            from .measured import has_real_gpu
 
             apart = options.gpu != AUTO and has_real_gpu()
             (self._apart if apart else self._here)(options, f"%%gpurun {line}", cell)
 
         _carry_out("run", line, call)
+
+    @cell_magic
+    @_documented("mem")
+    def gpumem(self, line: str, cell: str) -> None:
+        def call(options: Namespace) -> None:
+            from .cells import as_function, as_python
+            from .measured import run_measured
+
+            if options.into and not options.into.isidentifier():
+                raise UsageError(f"--into needs a variable name, not {options.into!r}.")
+            title = f"%%gpumem {line}"
+            report, error = run_measured(as_function(self.shell, title, cell))
+            result: Any = report
+            if options.compare:
+                from .apart import run_apart
+                from .comparison import compare
+
+                predicted = run_apart(title, as_python(self.shell, cell), gpu=report.gpu)
+                result = compare({"measured": report, "predicted": predicted})
+            if options.into:
+                self.shell.user_ns[options.into] = result
+            self._show(result, options)
+            if error is not None and report.outcome == "error":
+                raise error
+
+        _carry_out("mem", line, call)
 
     def _here(self, options: Namespace, line: str, cell: str) -> None:
         from .cells import as_function

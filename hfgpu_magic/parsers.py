@@ -144,6 +144,14 @@ def _run(edge: Edge) -> Parser:
     return p
 
 
+def _mem(edge: Edge) -> Parser:
+    p = Parser(_prog("mem", edge), "What does this cell take? Runs it on this machine's own GPU and measures its peak.")
+    p.add_argument("--into", metavar="VAR", help="also keep the result in this variable")
+    also = "run it once more on a virtual card of the same kind, in a process of its own, and show both"
+    p.add_argument("--compare", action="store_true", help=also)
+    return _output(p, edge)
+
+
 def _gpus(edge: Edge) -> Parser:
     p = Parser(_prog("gpus", edge), "Lists the GPUs that the other verbs know, or tells about one.")
     p.add_argument("name", metavar="NAME", nargs="*", action=_Words, help="only this one, in detail")
@@ -178,18 +186,22 @@ def _output(p: Parser, edge: Edge) -> Parser:
 _BUILDERS: Final[dict[str, Callable[[Edge], Parser]]] = {
     "check": _check,
     "run": _run,
+    "mem": _mem,
     "gpus": _gpus,
     "replay": _replay,
     "help": _help,
 }
 
+#: Verbs about a cell, which a terminal does not have.
+_CELLS_ONLY: Final = ("mem",)
+
 #: The magic of each verb that has one.
-MAGICS: Final = {"check": "%gpucheck", "run": "%%gpurun", "gpus": "%gpus", "help": "%gpuhelp"}
+MAGICS: Final = {"check": "%gpucheck", "run": "%%gpurun", "mem": "%%gpumem", "gpus": "%gpus", "help": "%gpuhelp"}
 
 
 def verbs(edge: Edge) -> tuple[str, ...]:
     """The verbs that this edge offers, in the order in which help lists them."""
-    return tuple(v for v in _BUILDERS if edge == "command" or v in MAGICS)
+    return tuple(v for v in _BUILDERS if (v not in _CELLS_ONLY if edge == "command" else v in MAGICS))
 
 
 def parser_for(verb: str, edge: Edge) -> Parser:

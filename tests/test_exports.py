@@ -30,6 +30,7 @@ PUBLIC = [
     "find_gpu",
     "gpus",
     "load_ipython_extension",
+    "measure",
     "run_cell",
     "run_script",
     "unload_ipython_extension",

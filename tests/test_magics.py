@@ -165,7 +165,7 @@ class TestGpurun:
     def test_beside_a_real_gpu_the_cell_has_a_process_of_its_own(
         self, shell: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hfgpu_magic.measure.has_real_gpu", lambda: True)
+        monkeypatch.setattr("hfgpu_magic.measured.has_real_gpu", lambda: True)
         shell.user_ns["mine"] = 1
         cell = (
             "import os, torch\nx = torch.zeros(2**20, device='cuda')\nprint(os.getppid(), 'mine' in vars())"
@@ -178,7 +178,7 @@ class TestGpurun:
     def test_a_failure_there_stops_the_notebook_too(
         self, shell: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hfgpu_magic.measure.has_real_gpu", lambda: True)
+        monkeypatch.setattr("hfgpu_magic.measured.has_real_gpu", lambda: True)
         assert not shell.run_cell("%%gpurun T4\n\n1/0").success
         out, err = capsys.readouterr()
         assert re.search(r'hfgpu-cell.py", line 3', out)
@@ -209,3 +209,11 @@ def test_check_and_its_json_speak_of_the_same_profiles() -> None:
 
     for profile in parsers.PROFILES:
         assert json.dumps(check(gpu="T4", profile=profile).to_dict())
+
+
+def test_gpumem_without_a_gpu_says_so_in_a_sentence(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    result = shell.run_cell("%%gpumem\n1 + 1")
+    assert isinstance(result.error_in_exec or result.error_before_exec, Exception)
+    said = capsys.readouterr()
+    assert "nothing to measure" in said.err + said.out
+    assert "Traceback" not in said.err + said.out

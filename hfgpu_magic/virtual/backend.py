@@ -161,8 +161,13 @@ def make_tensor(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
 
 def empty_tensor(address: int, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
     """A tensor without elements; its storage has no bytes and nobody hears of its end."""
+    return on_storage(empty_storage(address, 0), size, stride, dtype)
+
+
+def on_storage(storage: torch.UntypedStorage, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A new tensor at the start of `storage`."""
     fresh = _as_strided(CPU_KEYS, _seed_of(dtype), (0,), (1,), 0)
-    result: torch.Tensor = _set_storage(CPU_KEYS, fresh, empty_storage(address, 0), 0, size, stride)
+    result: torch.Tensor = _set_storage(CPU_KEYS, fresh, storage, 0, size, stride)
     return result
 
 

@@ -67,10 +67,10 @@ class VirtualDevice:
         #: (major, minor) of the PyTorch whose choices are followed.
         self.torch_version = version_pair(torch_version or torch.__version__)
         total = gpu.memory_total if memory is None else memory
-        self.memory = DeviceMemory(total, gpu.context if context is None else context)
+        self._memory = DeviceMemory(total, gpu.context if context is None else context)
         space = address.shared_range(total)
-        self.allocator = CachingAllocator(
-            self.memory,
+        self._allocator = CachingAllocator(
+            self._memory,
             settings if settings is not None else AllocatorSettings.from_environ(os.environ),
             address_top=space.top,
             address_size=space.size - (1 << 21),
@@ -89,6 +89,18 @@ class VirtualDevice:
         self._null = space.base
         self._peaks = (0, 0)
         self.closed = False
+
+    @property
+    def allocator(self) -> CachingAllocator:
+        """The caching allocator, having heard of every storage that has died."""
+        lifetimes.drain()
+        return self._allocator
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """The card's memory, likewise."""
+        lifetimes.drain()
+        return self._memory
 
     # ------------------------------------------------------------ notes
 
@@ -182,8 +194,9 @@ class VirtualDevice:
         return lease.record if lease is not None else None
 
     def _malloc(self, nbytes: int) -> Block:
+        lifetimes.drain()
         try:
-            return self.allocator.malloc(nbytes)
+            return self._allocator.malloc(nbytes)
         except AllocationFailed as caught:
             failure = caught.with_traceback(None)
         # Not kept in a variable: error, traceback and this frame would hold each other, and with them every
@@ -191,11 +204,10 @@ class VirtualDevice:
         raise self._out_of_memory(failure, nbytes)
 
     def storage_died(self, lease: _Lease) -> None:
-        # May run at any bytecode of any thread (garbage collection); the allocator is safe against that.
         if self._live.get(lease.cdata) is lease:
             del self._live[lease.cdata]
             self.mirrors.forget_storage(lease.cdata)
-        self.allocator.free(lease.block)
+        self._allocator.free(lease.block)
         self.timeline.freed(lease.record)
 
     # ------------------------------------------------------------ peaks of the whole run

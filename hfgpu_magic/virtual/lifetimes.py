@@ -4,18 +4,27 @@ A tensor is made through the DLPack protocol, whose `deleter` PyTorch calls when
 storage dies.  A weak reference to Python's storage object would tell the same, but the object itself
 counts as a user of the storage: autograd then no longer adds gradients in place ("we hold the last
 reference"), and every branch of a graph costs an allocation that CUDA does not make.
+
+The deleter is called from any thread, with or without Python's lock, and in the middle of an error on
+its way up; a Python function there would lose that error.  So it is a few machine instructions
+(`deathnote`) that note the slot in a list, and `drain` reads the list before the allocator is used or
+asked.  Nothing is lost by the delay: blocks freed between two allocations leave the same free blocks in
+whatever order they are freed.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import struct
+import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+
+from . import deathnote
 
 #: DLPack's kDLExtDev, PyTorch's PrivateUse1.
 _DEVICE = 12
@@ -44,6 +53,8 @@ class Ends(Protocol):
 _listeners: dict[int, Ends] = {}
 _spare: deque[tuple[int, memoryview]] = deque()
 _views: dict[int, memoryview] = {}
+_draining = threading.RLock()
+_inside = False
 
 _capsule: Any = ctypes.pythonapi.PyCapsule_New
 _capsule.restype, _capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
@@ -52,15 +63,21 @@ _calloc.restype, _calloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t, ctypes.c_
 _from_dlpack = torch._C._from_dlpack
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _deleter(slot: int) -> None:
-    # From any thread, whenever C++ lets go of the storage.
-    listener = _listeners.pop(slot)
-    _spare.append((slot, _views[slot]))
-    listener.died()
-
-
-_DELETER: int = ctypes.cast(_deleter, ctypes.c_void_p).value or 0
+def drain() -> None:
+    """Tell the listeners of all storages that have died since the last call."""
+    global _inside
+    if not deathnote.pending() or _inside and _draining._is_owned():  # type: ignore[attr-defined]
+        return
+    with _draining:
+        _inside = True
+        try:
+            for slot in deathnote.take():
+                listener = _listeners.pop(slot, None)
+                if listener is not None:
+                    _spare.append((slot, _views[slot]))
+                    listener.died()
+        finally:
+            _inside = False
 
 
 def _more_slots() -> None:
@@ -86,6 +103,8 @@ def tensor(
     n = len(size)
     if code is None or n > _MAX_DIMS:
         return _viewed(tensor(address, nbytes, (nbytes,), (1,), torch.uint8, listener), size, stride, dtype)
+    if not deathnote.supported():
+        return _watched(address, nbytes, size, stride, dtype, listener)
     try:
         slot, view = _spare.pop()
     except IndexError:
@@ -93,12 +112,38 @@ def tensor(
         slot, view = _spare.pop()
     numbers = slot + _HEAD.size
     _HEAD.pack_into(
-        view, 0, address, _DEVICE, 0, n, code[0], code[1], 1, numbers, numbers + 8 * n, 0, 0, _DELETER
+        view, 0, address, _DEVICE, 0, n, code[0], code[1], 1, numbers, numbers + 8 * n, 0, 0, deathnote.address()
     )
     _NUMBERS[n].pack_into(view, _HEAD.size, *size, *stride)
     _listeners[slot] = listener
     made: torch.Tensor = _from_dlpack(_capsule(slot, b"dltensor", None))
     return made
+
+
+class _Watch(weakref.ref[Any]):
+    __slots__ = ("listener",)
+    listener: Ends
+
+
+_watches: set[_Watch] = set()
+
+
+def _watched(
+    address: int, nbytes: int, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype, listener: Ends
+) -> torch.Tensor:
+    """The same where there is no `deathnote`: by a weak reference to the storage, at the price named above."""
+    from . import backend
+
+    storage = backend.empty_storage(address, nbytes)
+    watch = _Watch(storage, _watched_died)
+    watch.listener = listener
+    _watches.add(watch)
+    return backend.on_storage(storage, size, stride, dtype)
+
+
+def _watched_died(watch: Any) -> None:
+    _watches.discard(watch)
+    watch.listener.died()
 
 
 def _viewed(
@@ -110,10 +155,3 @@ def _viewed(
     typed = raw if dtype is torch.uint8 else aten.view.dtype.redispatch(keys, raw, dtype)
     made: torch.Tensor = aten.as_strided.default.redispatch(keys, typed, size, stride, 0)
     return made
-
-
-@atexit.register
-def _silence() -> None:
-    """Storages that die after Python has gone find nobody to call."""
-    for slot in list(_listeners):
-        _HEAD.pack_into(_views[slot], 0, *_HEAD.unpack_from(_views[slot])[:-1], 0)

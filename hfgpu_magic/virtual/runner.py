@@ -107,7 +107,7 @@ def run_callable(
     Raises `VirtualGPUError` when a virtual card cannot run in this process, because it can see a real one.
     """
     if gpu == AUTO:
-        from ..measure import MeasuredGPU, has_real_gpu
+        from ..measured import MeasuredGPU, has_real_gpu
 
         if has_real_gpu():
             return _inside(MeasuredGPU(), execute)

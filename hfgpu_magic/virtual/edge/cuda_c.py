@@ -33,7 +33,6 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def install(patches: Patches, device: VirtualDevice) -> None:
-    allocator = device.allocator
     capability = "".join(map(str, device.gpu.capability))
 
     def exchange(index: int) -> int:
@@ -41,7 +40,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         return 0
 
     def set_fraction(fraction: float, index: int) -> None:
-        allocator.set_memory_fraction(fraction)
+        device.allocator.set_memory_fraction(fraction)
 
     def snapshot(mempool_id: Any = None, include_traces: bool = True) -> dict[str, Any]:
         found = device.history.snapshot()
@@ -61,12 +60,12 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         "getArchFlags": lambda: f"sm_{capability}",
         "getAllocatorBackend": lambda: "native",
         "canDeviceAccessPeer": lambda a, b: a != b,
-        "memoryStats": lambda index: _nested(allocator.memory_stats()),
+        "memoryStats": lambda index: _nested(device.allocator.memory_stats()),
         "resetPeakMemoryStats": lambda index: device.reset_peak_stats(),
-        "resetAccumulatedMemoryStats": lambda index: allocator.reset_accumulated_stats(),
+        "resetAccumulatedMemoryStats": lambda index: device.allocator.reset_accumulated_stats(),
         "emptyCache": lambda *mempool: device.empty_cache(),
         "setMemoryFraction": set_fraction,
-        "getMemoryFraction": lambda index: allocator.memory_fraction,
+        "getMemoryFraction": lambda index: device.allocator.memory_fraction,
         "memorySnapshot": snapshot,
         "clearCublasWorkspaces": lambda: device.libraries.clear(device),
         "ipc_collect": lambda: None,
@@ -93,9 +92,9 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         "maybeExchangeDevice": lambda index: 0,
         "synchronizeDevice": lambda index: None,
         "emptyCache": lambda *args: device.empty_cache(),
-        "getDeviceStats": lambda index: _nested(allocator.memory_stats()),
+        "getDeviceStats": lambda index: _nested(device.allocator.memory_stats()),
         "resetPeakStats": lambda index: device.reset_peak_stats(),
-        "resetAccumulatedStats": lambda index: allocator.reset_accumulated_stats(),
+        "resetAccumulatedStats": lambda index: device.allocator.reset_accumulated_stats(),
         "getMemoryInfo": lambda index: (device.memory.free, device.memory.total),
         "isAllocatorInitialized": lambda: True,
     }

@@ -7,8 +7,9 @@ not know which of the two they run on.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .errors import VirtualGPUError
 from .virtual.report import CATEGORIES, DeviceUse, OutOfMemory, Peak, RunReport
@@ -102,6 +103,35 @@ class MeasuredGPU:
         now = _process_memory() or (total - free)
         context = max(now - torch.cuda.memory_reserved(), 0)  # type: ignore[attr-defined]
         return Peak(torch.cuda.max_memory_allocated(), reserved, reserved + context)  # type: ignore[attr-defined]
+
+
+def measure() -> MeasuredGPU:
+    """A block whose peak memory on this machine's GPU is measured; `.report` afterwards.
+
+    >>> with measure() as cell:
+    ...     model(batch).loss.backward()
+    >>> cell.report.peak.allocated
+
+    Raises `VirtualGPUError` where this process can use no NVIDIA GPU.
+    """
+    if not has_real_gpu():
+        raise VirtualGPUError(
+            "This process can use no NVIDIA GPU, so there is nothing to measure. `with VirtualGPU(\"T4\")`, "
+            "or %%gpurun T4 in a notebook, runs the same code on a virtual one."
+        )
+    return MeasuredGPU()
+
+
+def run_measured(execute: Callable[[], Any]) -> tuple[RunReport, BaseException | None]:
+    """Call `execute` on this machine's GPU; the report and the error that ended it, if any."""
+    card = measure()
+    error: BaseException | None = None
+    try:
+        with card:
+            execute()
+    except BaseException as caught:  # noqa: BLE001 - handed to the caller with the report
+        error = caught
+    return card.report, error
 
 
 def _process_memory() -> int:

@@ -1,0 +1,100 @@
+"""Storages tell of their end: at once enough for the allocator, and without disturbing an error on its way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from hfgpu_magic.virtual import deathnote
+from hfgpu_magic.virtual.session import VirtualGPU
+
+
+@pytest.fixture(params=["machine code", "weak references"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both ways of hearing of a storage's end."""
+    if request.param == "machine code":
+        if not deathnote.supported():
+            pytest.skip("this machine has no such function")
+    else:
+        monkeypatch.setattr(deathnote, "supported", lambda: False)
+    yield request.param
+
+
+@pytest.mark.usefixtures("way")
+def test_memory_falls_when_a_tensor_dies() -> None:
+    with VirtualGPU("T4"):
+        x = torch.empty(1 << 20, device="cuda")
+        held = torch.cuda.memory_allocated()
+        view = x[10:]
+        del x
+        assert torch.cuda.memory_allocated() == held
+        del view
+        assert torch.cuda.memory_allocated() == 0
+
+
+@pytest.mark.usefixtures("way")
+def test_an_error_passes_tensors_that_die_on_its_way() -> None:
+    """Temporaries are dropped while the error is being raised; it has to arrive as it was."""
+
+    def refuse(*_: object) -> None:
+        raise KeyError("mine")
+
+    with VirtualGPU("T4"):
+        with pytest.raises(KeyError, match="mine"):
+            [torch.zeros(8, device="cuda") if i < 5 else refuse() for i in range(6)]
+        with pytest.raises(KeyError, match="mine"):
+            refuse(torch.zeros(8, device="cuda") + 1, refuse(torch.ones(8, device="cuda")))
+        with pytest.raises(torch.OutOfMemoryError):
+            [torch.zeros(1 << 28, device="cuda") for _ in range(30)]
+        assert torch.cuda.memory_allocated() == 0
+        torch.zeros(8, device="cuda")
+
+
+@pytest.mark.usefixtures("way")
+def test_the_room_of_what_died_is_there_for_the_next_tensor() -> None:
+    with VirtualGPU("T4"):
+        for _ in range(40):
+            torch.empty(1 << 31, device="cuda")  # 8 GiB each, none kept
+        assert torch.cuda.max_memory_allocated() == 1 << 33
+
+
+@pytest.mark.usefixtures("way")
+def test_tensors_may_die_on_another_thread() -> None:
+    with VirtualGPU("T4"):
+        kept = [torch.empty(1 << 16, device="cuda") for _ in range(100)]
+        threads = [threading.Thread(target=kept.pop) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.cuda.memory_allocated() == 0
+
+
+@pytest.mark.skipif(not deathnote.supported(), reason="this machine has no such function")
+def test_gradients_are_added_in_place() -> None:
+    """The last user's buffer takes the sum: a branch costs no allocation, as on CUDA."""
+    with VirtualGPU("T4"):
+        x = torch.empty(1 << 20, device="cuda", requires_grad=True)
+        y = x * 2
+        z = y + y * 3 + y * 5
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        z.sum().backward()
+        assert torch.cuda.max_memory_allocated() - before <= 4 * (4 << 20)
+
+
+def test_the_list_keeps_what_is_noted_in_order() -> None:
+    if not deathnote.supported():
+        pytest.skip("this machine has no such function")
+    import ctypes
+
+    note = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deathnote.address())
+    list(deathnote.take())
+    for value in (3, 1, 2):
+        note(value)
+    assert deathnote.pending()
+    assert list(deathnote.take()) == [3, 1, 2]
+    assert not deathnote.pending()
