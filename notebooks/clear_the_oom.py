@@ -137,7 +137,7 @@ finetune(AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32))
 
 # %%
 from hfgpu_magic import compare
-from hfgpu_magic.planning.presets import find_preset
+from hfgpu_magic.presets import find_preset
 from hfgpu_magic.units import format_bytes
 
 weights = find_preset(MODEL).params

@@ -90,7 +90,7 @@ def _folder(name: Any) -> Any:
     """The folder of an architecture preset, for a name that is one and no folder of the user's."""
     if not isinstance(name, str) or Path(name).exists():
         return name
-    from ..planning.presets import find_preset
+    from ..presets import find_preset
 
     preset = find_preset(name)
     return name if preset is None else str(preset.folder)

@@ -1,4 +1,7 @@
-"""Well-known architectures that ship with the package, so that no hub is needed to plan for them."""
+"""Well-known architectures that ship with the package, so that no hub is needed to run or plan for them.
+
+A table and the folders it names; knows nobody.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfgpu_magic.errors import UsageError
+from ..errors import UsageError
 
-FOLDER = Path(__file__).with_name("presets")
+FOLDER = Path(__file__).parent
 """One folder a preset, each a model folder without weights: `AutoConfig.from_pretrained` reads it."""
 
 MIRRORS = frozenset({"unsloth", "nousresearch"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfgpu_magic.errors import UsageError
-from hfgpu_magic.planning.presets import FOLDER, Preset, find_preset, preset_config_path, presets
+from hfgpu_magic.presets import FOLDER, Preset, find_preset, preset_config_path, presets
 
 
 def test_at_least_forty_of_many_kinds() -> None:
@@ -69,7 +69,7 @@ def test_no_guessing(asked: str) -> None:
 
 def test_reading_presets_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from hfgpu_magic.planning.presets import find_preset; find_preset('gpt2');"
+        "import sys; from hfgpu_magic.presets import find_preset; find_preset('gpt2');"
         "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
