@@ -76,7 +76,7 @@ class Libraries:
         self._cublas: dict[int, Block] = {}
         self._lt: dict[int, Block] = {}
         self.convolution_bound = 0
-        """Bytes that no tiled algorithm of a convolution so far exceeds, forward or backward; not allocated."""
+        """Bytes that no tiled algorithm of a convolution so far exceeds; not allocated."""
 
     def cublas(self, device: VirtualDevice) -> None:
         """To be called by every GEMM, after its result is allocated: the first of a thread pays."""
