@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from .devices.na import NA
     from .errors import HfgpuError, MissingPackageError, UnknownGPUError, UsageError, VirtualGPUError
     from .measured import measure
+    from .runner import run_cell, run_script
     from .virtual import VirtualGPU
     from .virtual.report import RunReport
-    from .virtual.runner import run_cell, run_script
 
 __all__ = [
     "GPU",
@@ -65,8 +65,8 @@ _HOMES = {
     "find_gpu": "devices.catalog",
     "gpus": "devices.catalog",
     "measure": "measured",
-    "run_cell": "virtual.runner",
-    "run_script": "virtual.runner",
+    "run_cell": "runner",
+    "run_script": "runner",
 }
 
 

@@ -30,7 +30,7 @@ NOTE = (
 _CHILD = """
 import os, pickle, sys
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-from hfgpu_magic.virtual.runner import run_cell
+from hfgpu_magic.runner import run_cell
 script, gpu, demand, out = sys.argv[1:]
 with open(script, encoding="utf-8") as file:
     source = file.read()

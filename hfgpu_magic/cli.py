@@ -98,7 +98,7 @@ def _run(options: Namespace) -> int:
     if timeline and not timeline.resolve().parent.is_dir():
         raise UsageError(f"--timeline: there is no folder {timeline.resolve().parent}.")
 
-    from .virtual.runner import run_script
+    from .runner import run_script
 
     with _stdout_for_json(options.json):
         report = run_script(script, tuple(options.args), gpu=options.gpu, json_mode=options.json)

@@ -94,7 +94,7 @@ class HfgpuMagics(Magics):
 
     def _here(self, options: Namespace, line: str, cell: str) -> None:
         from .cells import as_function
-        from .virtual.runner import let_go, run_callable
+        from .runner import let_go, run_callable
 
         execute = as_function(self.shell, line, cell)
         report, error = run_callable(execute, gpu=options.gpu, demand=options.demand)

@@ -1,4 +1,4 @@
-"""Running a whole program, or one notebook cell, on a virtual GPU."""
+"""Running a whole program, or one notebook cell, on a card: a virtual one, or this machine's own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..devices.catalog import parse_gpus
-from ..errors import UsageError
-from . import AUTO, DEFAULT
-from .report import RunReport
-from .user_code import OURS
+from .devices.catalog import parse_gpus
+from .errors import UsageError
+from .virtual import AUTO, DEFAULT
+from .virtual.report import RunReport
+from .virtual.user_code import OURS
 
 
 @contextlib.contextmanager
@@ -107,12 +107,12 @@ def run_callable(
     Raises `VirtualGPUError` when a virtual card cannot run in this process, because it can see a real one.
     """
     if gpu == AUTO:
-        from ..measured import MeasuredGPU, has_real_gpu
+        from .measured import MeasuredGPU, has_real_gpu
 
         if has_real_gpu():
             return _inside(MeasuredGPU(), execute)
         gpu = DEFAULT
-    from .session import VirtualGPU
+    from .virtual.session import VirtualGPU
 
     report, error = _inside(VirtualGPU(gpu), execute)
     if demand and report.outcome == "oom":

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from hfgpu_magic.errors import UnknownGPUError, UsageError
-from hfgpu_magic.virtual import run_cell, run_script
+from hfgpu_magic.runner import run_cell, run_script
 
 Script = Any
 
@@ -35,7 +35,7 @@ def _command(*words: str | Path, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, "-m", "hfgpu_magic", *map(str, words)],
         capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | environment, cwd=Path(__file__).parents[2],
+        env=os.environ | environment, cwd=Path(__file__).parents[1],
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class TestCommand:
         )
         with subprocess.Popen(
             [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", "T4", str(path)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
         ) as child:  # fmt: skip
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
