@@ -119,7 +119,8 @@ class _Matmul4Bit(torch.autograd.Function):
 def matmul_4bit(x: Tensor, packed: Tensor, bias: Tensor | None, state: Any) -> Tensor:
     """As bitsandbytes 0.41: the gemv kernel for one row outside autograd, else dequantize and multiply."""
     if x.numel() != x.shape[-1] or x.requires_grad or x.shape[-1] % state.blocksize:
-        return _Matmul4Bit.apply(x, packed, bias, state)  # type: ignore[no-any-return]
+        out: Tensor = _Matmul4Bit.apply(x, packed, bias, state)  # type: ignore[no-untyped-call]
+        return out
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise
 

@@ -23,7 +23,7 @@ def _conv(
         nn.BatchNorm2d(out),
     ]
     if act is not None:
-        layers.append(act(inplace=True))  # type: ignore[call-arg]
+        layers.append(act(inplace=True))
     return nn.Sequential(*layers)
 
 

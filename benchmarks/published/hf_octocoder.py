@@ -33,19 +33,21 @@ def generate(kind: str) -> Measurement:
     import tempfile
 
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPTBigCodeConfig
+    import transformers
 
-    config = GPTBigCodeConfig(
+    quantizer: Any = transformers.BitsAndBytesConfig
+
+    config = transformers.GPTBigCodeConfig(
         vocab_size=49152, n_positions=8192, n_embd=6144, n_layer=40, n_head=48, n_inner=24576,
         multi_query=True, pad_token_id=0, eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
     more: dict[str, Any] = {"dtype": torch.bfloat16}
     if kind != "bf16":
-        quantization = BitsAndBytesConfig(load_in_8bit=kind == "int8", load_in_4bit=kind == "int4")
+        quantization = quantizer(load_in_8bit=kind == "int8", load_in_4bit=kind == "int4")
         more = {"dtype": torch.float16, "quantization_config": quantization}
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, device_map="cuda", attn_implementation="eager", **more
         )
     model.eval()
@@ -59,15 +61,17 @@ def generate(kind: str) -> Measurement:
 
 def _old_linear4bit(model: Any) -> None:
     """Give every 4-bit layer the forward of bitsandbytes 0.41 with its default compute type."""
-    import bitsandbytes
     import torch
+    from bitsandbytes.nn.modules import Linear4bit
 
     from ._litgpt_model import matmul_4bit
+
+    kind: Any = Linear4bit
 
     def forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
         bias = None if layer.bias is None else layer.bias.to(torch.float32)
         return matmul_4bit(x.to(torch.float32), layer.weight, bias, layer.weight.quant_state).to(x.dtype)
 
     for layer in model.modules():
-        if isinstance(layer, bitsandbytes.nn.Linear4bit):
+        if isinstance(layer, kind):
             layer.forward = partial(forward, layer)
