@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hfgpu_magic.errors import UnknownGPUError, UsageError
 from hfgpu_magic.runner import run_cell, run_script
+
+torch = pytest.importorskip("torch")
 
 Script = Any
 
