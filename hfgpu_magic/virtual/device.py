@@ -13,7 +13,6 @@ from .history import History
 from .libraries import Libraries
 from .memory import DeviceMemory
 from .modules import Attribution
-from .oom import out_of_memory_message
 from .report import OutOfMemory
 from .settings import AllocatorSettings
 from .timeline import Record, Timeline
@@ -242,19 +241,7 @@ class VirtualDevice:
     # ------------------------------------------------------------ out of memory
 
     def _out_of_memory(self, failure: AllocationFailed, nbytes: int) -> Exception:
-        allocator, memory = self.allocator, self.memory
-        message = out_of_memory_message(
-            torch.__version__,
-            requested=failure.segment_size,
-            device_index=0,
-            total=memory.total,
-            free=memory.free,
-            process_memory=memory.process,
-            allowed=failure.allowed,
-            allocated=allocator.allocated,
-            reserved_unallocated=allocator.reserved - allocator.allocated,
-            private_pools=0,
-        )
+        message = failure.message(torch.__version__)
         if self.out_of_memory is None:
             file, line, code = line_of_caller()
             self.out_of_memory = OutOfMemory(message, file, line, nbytes, code)
