@@ -171,6 +171,13 @@ def test_a_failed_backward_leaves_the_parameters_usable(t4: VirtualGPU) -> None:
     assert model[0].weight.grad is not None
 
 
+def test_a_preemptive_refusal_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = "per_process_memory_fraction:0.5,throw_on_cudamalloc_oom:True"
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", settings)
+    with VirtualGPU("T4"), pytest.raises(torch.OutOfMemoryError, match="preemptively rejected"):
+        torch.empty(8 * GIB, dtype=torch.uint8, device="cuda")
+
+
 def test_a_bare_except_cannot_hide_it_from_the_report(t4: VirtualGPU) -> None:
     with contextlib.suppress(Exception):
         torch.empty(100 * GIB, dtype=torch.uint8, device="cuda")
