@@ -54,7 +54,7 @@ def _mlp(mode: str, batch: int, tokens: int, hidden: int, intermediate: int, act
 
     config = LlamaConfig(hidden_size=hidden, intermediate_size=intermediate, hidden_act=activation)
     x = torch.randn(batch, tokens, hidden, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    layer: torch.nn.Module = LlamaMLP(config)  # type: ignore[no-untyped-call]
+    layer: torch.nn.Module = LlamaMLP(config)
     layer.to("cuda").to(torch.bfloat16)
 
     def full() -> None:
