@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 _KEY = "AutocastPrivateUse1"
-_KEYS = DispatchKeySet(DispatchKey.AutocastPrivateUse1)
+_KEYS = DispatchKeySet(DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
 _Exclude = torch._C._ExcludeDispatchKeyGuard
 _MACROS = {
     "LOWER_PRECISION_FP": "lower",
@@ -85,8 +85,8 @@ def _install_switches(patches: Patches) -> None:
             set_enabled(backend.NAME, args[0])
             set_enabled("cuda", args[0])
             return
-        kind = args[0] if args else kwargs.get("device_type")
-        enabled = args[1] if len(args) > 1 else kwargs.get("enabled")
+        kind: Any = args[0] if args else kwargs.get("device_type")
+        enabled: Any = args[1] if len(args) > 1 else kwargs.get("enabled")
         if kind == "cuda":
             set_enabled(backend.NAME, enabled)
         set_enabled(kind, enabled)
