@@ -23,6 +23,8 @@ from . import backend, state
 SMALL_ANY = 1024
 #: ... and integer or boolean ones up to this size (token ids, masks, positions).
 SMALL_INTEGER = 1 << 20
+#: Floats that follow from known values alone (a mask made of token ids) are kept up to this size.
+SMALL_COMPUTED = 16 << 10
 
 _on_card = backend.on_card
 _storage_address = backend.storage_address
@@ -40,6 +42,11 @@ def is_small(t: torch.Tensor) -> bool:
     return nbytes <= SMALL_ANY or (
         nbytes <= SMALL_INTEGER and not (t.dtype.is_floating_point or t.dtype.is_complex)
     )
+
+
+def keeps(t: torch.Tensor) -> bool:
+    """Whether `t` is small enough to hold a value computed from other kept values."""
+    return _storage_nbytes(t) <= SMALL_COMPUTED or is_small(t)
 
 
 class Unmirrored(LookupError):  # noqa: N818 - a finding, not an error
@@ -190,7 +197,7 @@ def compute(
                 host_kwargs[name] = value
                 known = known and ok
             if in_place:
-                if not all(is_small(t) for t in results):
+                if not all(keeps(t) for t in results):
                     raise Unmirrored
                 if overwrites:
                     for i in positions:
@@ -211,7 +218,7 @@ def compute(
                 o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, torch.Tensor)
             ]
             for t, value in zip(results, produced, strict=False):
-                if t.shape == value.shape and is_small(t):
+                if t.shape == value.shape and keeps(t):
                     mirrors.write(t, known).copy_(value)
                 else:
                     mirrors.assume(t)

@@ -38,6 +38,7 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         patches.set(Tensor, name, _cast(getattr(TensorBase, name), dtype))
     patches.set(Tensor, "new_tensor", with_virtual_device(TensorBase.new_tensor))
     patches.set(Tensor, "record_stream", lambda self, stream: None)
+    patches.set(Tensor, "__setitem__", _setitem)
     _install_pinning(patches)
     _install_construction(patches)
     _install_data(patches)
@@ -139,6 +140,20 @@ def _numpy(self: Tensor, *, force: bool = False) -> Any:
             "Use Tensor.cpu() to copy the tensor to host memory first."
         )
     return _raw_numpy(self, force=force)
+
+
+_raw_setitem = TensorBase.__setitem__
+_raw_tensor = torch.tensor
+
+
+def _setitem(self: Tensor, index: Any, value: Any) -> None:
+    """A number assigned to part of a cuda tensor is a host scalar that `fill_` takes; C++ asks `is_cuda` for that.
+
+    Any other device would get the number as a tensor of its own.
+    """
+    if isinstance(value, (int, float, complex)) and _on_card(self):
+        value = _raw_tensor(value, dtype=self.dtype, device="cpu")
+    _raw_setitem(self, index, value)
 
 
 # ---------------------------------------------------------------- pinned host memory

@@ -22,7 +22,7 @@ def register() -> None:
     normalization.install()
     convolution.install()
     recurrent.install()
-    written_out = core.KERNELS | convolution.KERNELS | recurrent.KERNELS
+    written_out = core.KERNELS | convolution.KERNELS | recurrent.KERNELS | normalization.WRITTEN_OUT
     for name, function in written_out.items():
         aten.impl(name, function, key)
     done = set(written_out)

@@ -163,7 +163,7 @@ def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     if to_device:
         if not on_device:
             device.host_copy(self)
-        if values.is_small(self):
+        if values.keeps(self) if on_device else values.is_small(self):
             try:
                 host, known = mirrors.read(src)
                 if not on_device and hollow.is_hollow(src):
@@ -332,7 +332,7 @@ def index(self: Tensor, indices: Any) -> Tensor:
     shape = _aten.index.Tensor(generic.as_meta(self), meta)
     out = backend.make_tensor(shape.shape, shape.stride(), shape.dtype)
     device.seconds += max(2 * out.numel() * out.element_size() / device.gpu.bandwidth, 5e-6)
-    if values.is_small(out):
+    if values.keeps(out):
         mirrors = device.mirrors
         try:
             host, known = mirrors.read(self)

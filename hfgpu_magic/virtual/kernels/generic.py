@@ -140,7 +140,7 @@ def build(spec: Any) -> Any:
 def _any_small(x: Any) -> bool:
     if isinstance(x, Tensor):
         nbytes = x.numel() * x.element_size()
-        return nbytes <= values.SMALL_ANY or (
+        return nbytes <= values.SMALL_COMPUTED or (
             nbytes <= values.SMALL_INTEGER and not (x.dtype.is_floating_point or x.dtype.is_complex)
         )
     if isinstance(x, (list, tuple)):

@@ -1,10 +1,12 @@
-"""Normalisations that run as one cuDNN kernel on the card."""
+"""Normalisations: which kernel runs on the card, and what it copies first."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+from . import generic
 
 Tensor = torch.Tensor
 _aten = torch.ops.aten
@@ -43,7 +45,45 @@ def batch_norm_impl_index(
     return out, mean, var, input.new_empty(0, dtype=torch.uint8), 0
 
 
+#: Registered for autograd too.
 KERNELS: dict[str, Any] = {"_batch_norm_impl_index": batch_norm_impl_index}
+
+
+# PyTorch's meta kernels keep the input's strides; CUDA's kernels work on contiguous tensors, copying what is
+# not (`layer_norm_cuda`, `layer_norm_backward_cuda` in layer_norm_kernel.cu).
+
+
+def layer_norm(input: Tensor, shape: Any, weight: Tensor | None, bias: Tensor | None, eps: float) -> Any:
+    return generic.run(_aten.native_layer_norm.default, (input.contiguous(), shape, weight, bias, eps), {})
+
+
+def layer_norm_backward(
+    grad_out: Tensor, input: Tensor, shape: Any, mean: Tensor, rstd: Tensor, weight: Any, bias: Any, mask: Any
+) -> Any:
+    contiguous = input.contiguous()
+    op = _aten.native_layer_norm_backward.default
+    out = generic.run(op, (grad_out, contiguous, shape, mean, rstd, weight, bias, mask), {})
+    if not grad_out.is_contiguous():
+        grad_out.contiguous()  # copied by the kernel, after its results exist, for the time it runs
+    return out
+
+
+def _canonical(shape: Any) -> Any:
+    """A shape function whose results are contiguous, whatever strides the meta kernel would keep."""
+
+    def shapes(*args: Any, **kwargs: Any) -> Any:
+        return tuple(
+            t if t is None else torch.empty(t.shape, dtype=t.dtype, device="meta") for t in shape(*args, **kwargs)
+        )
+
+    return shapes
+
+
+#: On the device's own key only.
+WRITTEN_OUT: dict[str, Any] = {
+    "native_layer_norm": layer_norm,
+    "native_layer_norm_backward": layer_norm_backward,
+}
 
 
 def _grouped_mm(a: Tensor, b: Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Tensor:
@@ -60,6 +100,6 @@ def _grouped_mm(a: Tensor, b: Tensor, offs: Any = None, bias: Any = None, out_dt
 
 
 def install() -> None:
-    from .generic import SHAPES
-
-    SHAPES["aten::_grouped_mm"] = _grouped_mm
+    generic.SHAPES["aten::_grouped_mm"] = _grouped_mm
+    for op in (_aten.native_layer_norm.default, _aten.native_layer_norm_backward.default):
+        generic.SHAPES[op._schema.name] = _canonical(op)

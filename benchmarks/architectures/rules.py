@@ -1,0 +1,46 @@
+"""The known legitimate differences (`rules.toml`), applied to two records."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .recorder import Op
+
+
+@dataclass(frozen=True)
+class Group:
+    """A run of real operations and the run of virtual ones that stands for it, with the reason."""
+
+    name: str
+    reason: str
+    real: tuple[str, ...]
+    virtual: tuple[str, ...]
+    host_copy: bool = False
+
+    def applies(self, real: Sequence[Op], i: int, virtual: Sequence[Op], j: int) -> bool:
+        if tuple(op.name for op in real[i : i + len(self.real)]) != self.real:
+            return False
+        taken = virtual[j : j + len(self.virtual)]
+        if tuple(op.name for op in taken) != self.virtual:
+            return False
+        return not self.host_copy or all(op.from_host or op.to_host for op in taken)
+
+
+@dataclass(frozen=True)
+class Rules:
+    groups: tuple[Group, ...]
+    loose_strides: frozenset[str]
+
+
+@functools.cache
+def rules() -> Rules:
+    table = tomllib.loads((Path(__file__).parent / "rules.toml").read_text(encoding="utf-8"))
+    groups = tuple(
+        Group(g["name"], g["reason"], tuple(g["real"]), tuple(g["virtual"]), g.get("host_copy", False))
+        for g in table["group"]
+    )
+    return Rules(groups, frozenset(row["operation"] for row in table["loose_strides"]))
