@@ -1,0 +1,1 @@
+"""Programs of the GPU acceptance run: ordinary PyTorch and Hugging Face code that knows nothing of this package."""
