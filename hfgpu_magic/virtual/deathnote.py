@@ -83,7 +83,7 @@ def _posix_executable(code: bytes) -> mmap.mmap:
     if jit:
         flags |= 0x800  # MAP_JIT: the only writable and executable memory on Apple's processors
     memory = mmap.mmap(-1, mmap.PAGESIZE, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    protect = ctypes.CDLL(None).pthread_jit_write_protect_np if jit else lambda on: None
+    protect = ctypes.CDLL(None).pthread_jit_write_protect_np if jit else lambda _: None
     protect(0)
     memory.write(code)
     protect(1)
