@@ -66,7 +66,7 @@ _from_dlpack = torch._C._from_dlpack
 def drain() -> None:
     """Tell the listeners of all storages that have died since the last call."""
     global _inside
-    if not deathnote.pending() or _inside and _draining._is_owned():  # type: ignore[attr-defined]
+    if not deathnote.pending() or (_inside and _draining._is_owned()):  # type: ignore[attr-defined]
         return
     with _draining:
         _inside = True
@@ -111,9 +111,8 @@ def tensor(
         _more_slots()
         slot, view = _spare.pop()
     numbers = slot + _HEAD.size
-    _HEAD.pack_into(
-        view, 0, address, _DEVICE, 0, n, code[0], code[1], 1, numbers, numbers + 8 * n, 0, 0, deathnote.address()
-    )
+    end = deathnote.address()
+    _HEAD.pack_into(view, 0, address, _DEVICE, 0, n, code[0], code[1], 1, numbers, numbers + 8 * n, 0, 0, end)
     _NUMBERS[n].pack_into(view, _HEAD.size, *size, *stride)
     _listeners[slot] = listener
     made: torch.Tensor = _from_dlpack(_capsule(slot, b"dltensor", None))
@@ -131,7 +130,7 @@ _watches: set[_Watch] = set()
 def _watched(
     address: int, nbytes: int, size: Sequence[int], stride: Sequence[int], dtype: torch.dtype, listener: Ends
 ) -> torch.Tensor:
-    """The same where there is no `deathnote`: by a weak reference to the storage, at the price named above."""
+    """The same where there is no `deathnote`: by a weak reference to the storage, at that price."""
     from . import backend
 
     storage = backend.empty_storage(address, nbytes)
