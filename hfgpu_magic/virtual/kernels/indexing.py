@@ -24,9 +24,9 @@ _ROWS_PER_THREAD = 10
 def radix_sort_pairs_bytes(n: int, key: int, value: int, bits: int) -> int:
     """Temporary storage of cub::DeviceRadixSort::SortPairs without double buffers: bytes.
 
-    One tile is sorted in place of a single block; beyond, the "onesweep" algorithm keeps histograms, a look-back
-    table and, with more than one pass, a second copy of keys and values.  Tile sizes: CUB's tuning for
-    compute capability 8.0 and newer.
+    One tile is sorted in place of a single block; beyond, the "onesweep" algorithm keeps histograms, a
+    look-back table and, with more than one pass, a second copy of keys and values.  Tile sizes: CUB's
+    tuning for compute capability 8.0 and newer.
     """
     widest = max(key, value)
     if n <= 256 * max(1, 19 * 4 // widest):
@@ -56,7 +56,8 @@ def _index_put(args: Any, kwargs: Any, out: Any) -> Any:
     places = [d for d, i in enumerate(indices) if i is not None]
     row = math.prod(s for d, s in enumerate(target.shape) if d not in places)
     sort = radix_sort_pairs_bytes(n, 8, 8, _bits(target.numel() // max(row, 1) - 1))
-    copied = [] if values.is_contiguous() or values.numel() < n * row else [values.numel() * values.element_size()]
+    read_as_it_lies = values.is_contiguous() or values.numel() < n * row
+    copied = [] if read_as_it_lies else [values.numel() * values.element_size()]
 
     def effect(device: Any, args: Any, kwargs: Any, out: Any) -> None:
         linear: Any = None
