@@ -1,9 +1,8 @@
-"""Storages tell of their end: at once enough for the allocator, and without disturbing an error on its way."""
+"""Storages tell of their end: soon enough for the allocator, and without disturbing an error."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,14 +12,14 @@ from hfgpu_magic.virtual.session import VirtualGPU
 
 
 @pytest.fixture(params=["machine code", "weak references"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of hearing of a storage's end."""
     if request.param == "machine code":
         if not deathnote.supported():
             pytest.skip("this machine has no such function")
     else:
         monkeypatch.setattr(deathnote, "supported", lambda: False)
-    yield request.param
+    return str(request.param)
 
 
 @pytest.mark.usefixtures("way")
