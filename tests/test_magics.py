@@ -84,7 +84,10 @@ def test_question_mark_shows_the_parser_s_own_help(shell: Any, verb: str) -> Non
     assert parsers.parser_for(verb, "magic").format_help().rstrip() in function.__doc__
 
 
-@pytest.mark.parametrize("verb", [v for v in parsers.verbs("magic") if not parsers.MAGICS[v].startswith("%%")])
+LINE_VERBS = [v for v in parsers.verbs("magic") if not parsers.MAGICS[v].startswith("%%")]
+
+
+@pytest.mark.parametrize("verb", LINE_VERBS)
 def test_h_prints_the_help_and_succeeds(shell: Any, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     assert shell.run_cell(f"{parsers.MAGICS[verb]} -h").success
     assert capsys.readouterr().out.startswith(f"usage: {parsers.MAGICS[verb]} ")
