@@ -145,7 +145,8 @@ def _run(edge: Edge) -> Parser:
 
 
 def _mem(edge: Edge) -> Parser:
-    p = Parser(_prog("mem", edge), "What does this cell take? Runs it on this machine's own GPU and measures its peak.")
+    about = "What does this cell take? Runs it on this machine's own GPU and measures its peak."
+    p = Parser(_prog("mem", edge), about)
     p.add_argument("--into", metavar="VAR", help="also keep the result in this variable")
     also = "run it once more on a virtual card of the same kind, in a process of its own, and show both"
     p.add_argument("--compare", action="store_true", help=also)
@@ -196,7 +197,13 @@ _BUILDERS: Final[dict[str, Callable[[Edge], Parser]]] = {
 _CELLS_ONLY: Final = ("mem",)
 
 #: The magic of each verb that has one.
-MAGICS: Final = {"check": "%gpucheck", "run": "%%gpurun", "mem": "%%gpumem", "gpus": "%gpus", "help": "%gpuhelp"}
+MAGICS: Final = {
+    "check": "%gpucheck",
+    "run": "%%gpurun",
+    "mem": "%%gpumem",
+    "gpus": "%gpus",
+    "help": "%gpuhelp",
+}
 
 
 def verbs(edge: Edge) -> tuple[str, ...]:
