@@ -116,7 +116,7 @@ def measure() -> MeasuredGPU:
     """
     if not has_real_gpu():
         raise VirtualGPUError(
-            "This process can use no NVIDIA GPU, so there is nothing to measure. `with VirtualGPU(\"T4\")`, "
+            'This process can use no NVIDIA GPU, so there is nothing to measure. `with VirtualGPU("T4")`, '
             "or %%gpurun T4 in a notebook, runs the same code on a virtual one."
         )
     return MeasuredGPU()
