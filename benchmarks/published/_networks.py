@@ -176,9 +176,7 @@ def _inception_c(c: int) -> nn.Module:
 
 def _inception_e(wide: int) -> nn.Module:
     def fork() -> nn.Module:
-        return _Branches(
-            _conv(384, 384, (1, 3), padding=(0, 1)), _conv(384, 384, (3, 1), padding=(1, 0))
-        )
+        return _Branches(_conv(384, 384, (1, 3), padding=(0, 1)), _conv(384, 384, (3, 1), padding=(1, 0)))
 
     return _Branches(
         _conv(wide, 320, 1),
