@@ -15,7 +15,7 @@ help:
 	@echo "make run    check this machine, execute the guided notebook, write $(PAGE)"
 	@echo "make lab    open the same notebook live in JupyterLab"
 	@echo "make test   install what the tests need and run them"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff (rules and layout) and mypy"
 	@echo "make wheel  build the wheel into dist/"
 
 run: $(VENV)/.notebooks
@@ -33,6 +33,7 @@ test: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
 wheel: $(VENV)/.dev
