@@ -110,16 +110,20 @@ class VirtualDevice:
 
     # ------------------------------------------------------------ storages
 
-    def tensor(self, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
-        """A new tensor; raises `torch.OutOfMemoryError` as PyTorch would."""
-        nbytes = backend.span(size, stride) * dtype.itemsize
+    def tensor(self, size: Any, stride: Any, dtype: torch.dtype, nbytes: int | None = None) -> torch.Tensor:
+        """A new tensor; raises `torch.OutOfMemoryError` as PyTorch would.
+
+        `nbytes`, what `size` and `stride` span, is for callers that have it at hand.
+        """
+        if nbytes is None:
+            nbytes = backend.span(size, stride) * dtype.itemsize
         if nbytes == 0:
             return backend.empty_tensor(self._null, size, stride, dtype)
         block = self._malloc(nbytes)
         lease = _Lease()
         lease.block = block
         lease.device = self
-        lease.record = record = Record(block.size, self._category(), self.attribution.current_module())
+        lease.record = record = Record(block.size, self._category(), self.attribution.current_module)
         fresh = lifetimes.tensor(block.address, nbytes, size, stride, dtype, lease)
         lease.cdata = cdata = storage_address(fresh)
         self._live[cdata] = lease
@@ -161,8 +165,11 @@ class VirtualDevice:
 
     def _log(self, record: Record) -> None:
         allocator = self.allocator
-        self.timeline.allocated(record, allocator.allocated)
-        self.timeline.tick(self.operations, allocator.allocated, allocator.reserved)
+        timeline, allocated = self.timeline, allocator.allocated
+        timeline.allocated(record, allocated)
+        timeline.until_tick -= 1
+        if not timeline.until_tick:
+            timeline.tick(self.operations, allocated, allocator.reserved)
 
     def _category(self) -> str:
         """A first guess; hooks refine it once the storage is known to be a parameter, a gradient, ..."""

@@ -29,6 +29,8 @@ class Attribution:
         self._names: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
         self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        #: Name of the innermost running module, "" outside all.
+        self.current_module = ""
         self.steps = 0
         self.in_optimizer = False
         self._building = 0
@@ -74,6 +76,7 @@ class Attribution:
             for name, child in module.named_modules():
                 self._names.setdefault(child, name or type(child).__name__)
         self._stack.append(module)
+        self.current_module = self._names.get(module, "")
         self._label_own(module)
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -81,6 +84,7 @@ class Attribution:
         while self._stack:
             if self._stack.pop() is module:
                 break
+        self.current_module = self._names.get(self._stack[-1], "") if self._stack else ""
 
     def _label_own(self, module: torch.nn.Module) -> None:
         record_of = self._device.record_of
@@ -101,9 +105,6 @@ class Attribution:
                 record.category = category
             if module is not None and not record.module:
                 record.module = self._names.get(module, "")
-
-    def current_module(self) -> str:
-        return self._names.get(self._stack[-1], "") if self._stack else ""
 
     @property
     def in_module(self) -> bool:

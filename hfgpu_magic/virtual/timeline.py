@@ -42,7 +42,8 @@ class Timeline:
         self._peak_at = 0
         self._curve: list[TimelinePoint] = []
         self._stride = 1
-        self._ticks = 0
+        #: Allocations to go until the curve wants its next point.
+        self.until_tick = 1
 
     def allocated(self, record: Record, total: int) -> None:
         self._records.append(record)
@@ -80,10 +81,7 @@ class Timeline:
         return self._alive_at(len(self._signs))
 
     def tick(self, operation: int, allocated: int, reserved: int) -> None:
-        """Offer one point of the curve; thinned so that at most about 2 x `_CURVE` are kept."""
-        self._ticks += 1
-        if self._ticks % self._stride:
-            return
+        """Add a point to the curve; thinned so that at most about 2 x `_CURVE` are kept."""
         self._curve.append(TimelinePoint(operation, allocated, reserved))
         if len(self._curve) >= 2 * _CURVE:
             # Keep of each pair the higher point, so that no peak is thinned away.
@@ -92,6 +90,7 @@ class Timeline:
                 for pair in zip(self._curve[::2], self._curve[1::2], strict=False)
             ]
             self._stride *= 2
+        self.until_tick = self._stride
 
     def curve(self) -> tuple[TimelinePoint, ...]:
         return tuple(self._curve)

@@ -7,16 +7,19 @@ argument shapes, so an operation costs microseconds from its second call on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import backend, roofline, state, values
 from . import checks
 
+if TYPE_CHECKING:
+    from ..device import VirtualDevice
+
 Tensor = torch.Tensor
 _META = torch.device("meta")
-make_tensor = backend.make_tensor
+_Parameter = torch.nn.Parameter
 
 #: Run after an operation's outputs exist: `effect(device, args, kwargs, out)`.  Filled by `effects`.
 EFFECTS: dict[str, Callable[..., None]] = {}
@@ -31,11 +34,15 @@ class Plan:
     """What an operator's schema says about where its results come from."""
 
     __slots__ = (
-        "aliased", "floats_matter", "name", "out_only", "overwrites", "random", "returns", "view", "writes",
+        "aliased", "entries", "floats_matter", "name", "op", "out_only", "overwrites", "random", "returns", "view",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, op: Any) -> None:
         schema = op._schema
+        self.op = op
+        #: What is remembered, by the shapes of the arguments.
+        self.entries: dict[Any, Entry] = {}
         self.name: str = schema.name.split("::")[1]
         written: list[tuple[int, str, frozenset[str]]] = []
         for i, a in enumerate(schema.arguments):
@@ -75,14 +82,15 @@ class Entry:
         self.resize = resize
 
 
-plans: dict[Any, Plan] = {}
-cache: dict[Any, Entry] = {}
+#: By the operator's identity: hashing one goes through Python.  A plan holds its operator, so none is reused.
+plans: dict[int, Plan] = {}
 _metas: dict[Any, Tensor] = {}
 
 
 def clear() -> None:
     """Forget remembered shapes (estimates depend on the card, so each run starts afresh)."""
-    cache.clear()
+    for plan in plans.values():
+        plan.entries.clear()
     _metas.clear()
 
 
@@ -98,9 +106,19 @@ def _key(x: Any) -> Any:
     return x
 
 
-def _top_key(x: Any) -> Any:
-    # A float given directly (a learning rate, an epsilon) never changes a shape: keep one entry for all.
-    return float if isinstance(x, float) else _key(x)
+def _keys(args: Any) -> tuple[Any, ...]:
+    """The arguments as far as they can change a shape.  Written out: it runs for every operation."""
+    parts: list[Any] = []
+    for x in args:
+        kind = x.__class__
+        if kind is Tensor or kind is _Parameter:
+            parts.append((x.shape, x.stride(), x.dtype, x.is_cpu))
+        elif x is None or kind is int:
+            parts.append(x)
+        else:
+            # A float given directly (a learning rate, an epsilon) never changes a shape: one entry for all.
+            parts.append(float if isinstance(x, float) else _key(x))
+    return tuple(parts)
 
 
 def as_meta(t: Tensor) -> Tensor:
@@ -124,17 +142,18 @@ def to_meta(x: Any) -> Any:
 
 def _spec(x: Any) -> Any:
     if isinstance(x, Tensor):
-        return (x.shape, x.stride(), x.dtype)
+        size, stride = x.shape, x.stride()
+        return (size, stride, x.dtype, backend.span(size, stride) * x.dtype.itemsize)
     if isinstance(x, (list, tuple)):
         return [_spec(y) for y in x]
     return ("value", x)
 
 
-def build(spec: Any) -> Any:
+def build(device: VirtualDevice, spec: Any) -> Any:
     """Allocate what a remembered result spec describes."""
     if type(spec) is tuple:
-        return spec[1] if spec[0] == "value" else make_tensor(*spec)
-    return tuple([build(s) for s in spec])
+        return spec[1] if spec[0] == "value" else device.tensor(*spec)
+    return tuple([build(device, s) for s in spec])
 
 
 def _any_small(x: Any) -> bool:
@@ -229,14 +248,18 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Execute `op` on the virtual device."""
     device = state.current()
     state.refuse_outlived(args)
-    plan = plans.get(op)
+    plan = plans.get(id(op))
     if plan is None:
-        plan = plans[op] = Plan(op)
-    top = _key if plan.floats_matter else _top_key
-    named = tuple([(k, top(v)) for k, v in kwargs.items()]) if kwargs else None
-    key: Any = (op, tuple([top(a) for a in args]), named)
+        plan = plans[id(op)] = Plan(op)
+    key: Any
+    if plan.floats_matter:
+        key = (_key(args), _key(list(kwargs.items())))
+    elif kwargs:
+        key = (_keys(args), tuple(kwargs), _keys(kwargs.values()))
+    else:
+        key = _keys(args)
     try:
-        entry = cache.get(key)
+        entry = plan.entries.get(key)
     except TypeError:  # an unhashable argument (a generator, a list subclass)
         key = entry = None
     if entry is None:
@@ -246,7 +269,7 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             )
         entry = _analyse(op, plan, args, kwargs)
         if key is not None:
-            cache[key] = entry
+            plan.entries[key] = entry
     device.operations += 1
     device.seconds += entry.seconds
     if plan.aliased:
@@ -256,7 +279,7 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         returned = [kwargs[r[1]] if r[1] in kwargs else args[r[0]] for r in plan.returns if r is not None]
         out: Any = None if not returned else returned[0] if len(returned) == 1 else tuple(returned)
     else:
-        out = build(entry.spec)
+        out = build(device, entry.spec)
     if entry.effect is not None:
         entry.effect(device, args, kwargs, out)
     if entry.small:
