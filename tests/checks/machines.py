@@ -35,6 +35,11 @@ _CARDS = {
 }
 
 
+def without(*names: str) -> dict[str, str]:
+    """The good versions, some packages missing."""
+    return {name: version for name, version in GOOD_VERSIONS.items() if name not in names}
+
+
 def card(model: str, index: int = 0, /, **changes: Any) -> DeviceSnapshot:
     """A healthy, idle card that this process sees as cuda:`index`."""
     driver_name, capability, total = _CARDS[model]

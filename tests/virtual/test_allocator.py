@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from itertools import pairwise
-
 import pytest
 
-from hfgpu_magic.virtual.allocator import AllocationFailed, AllocatorSettings, Block, CachingAllocator
-from hfgpu_magic.virtual.blocks import FREE, UNMAPPED
+from hfgpu_magic.virtual.allocator import AllocationFailed, AllocatorSettings, CachingAllocator
+from hfgpu_magic.virtual.blocks import FREE
 from hfgpu_magic.virtual.memory import AddressSpace, AddressSpaceError, DeviceMemory
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
@@ -16,14 +13,6 @@ KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 
 def allocator(total: int = 16 * GiB, conf: str = "", **more) -> CachingAllocator:
     return CachingAllocator(DeviceMemory(total), AllocatorSettings.parse(conf), **more)
-
-
-def chain(head: Block) -> list[Block]:
-    found, block = [], head
-    while block is not None:
-        found.append(block)
-        block = block.next
-    return found
 
 
 # -- sizes ---------------------------------------------------------------------------------------------
@@ -279,84 +268,6 @@ def test_garbage_collection_releases_what_was_unused_longest():
     assert a.num_alloc_retries == 0
 
 
-# -- expandable segments -------------------------------------------------------------------------------
-
-
-def test_expandable_segments_map_whole_pages():
-    seen = []
-    a = allocator(conf="expandable_segments:True", observer=lambda *e: seen.append(e[:3]))
-    first = a.malloc(30 * MiB)
-    second = a.malloc(15 * MiB)
-    small = a.malloc(512)
-    assert seen == [
-        ("segment_map", first.address, 40 * MiB),
-        ("segment_map", first.address + 40 * MiB, 20 * MiB),
-        ("segment_map", small.address, 2 * MiB),
-    ]
-    assert second.address == first.address + 30 * MiB
-    assert a.reserved == 62 * MiB
-    stats = a.memory_stats()
-    assert (stats["segment.all.current"], stats["inactive_split_bytes.all.current"]) == (0, 0)
-
-
-def test_expandable_segments_split_at_512_bytes():
-    a = allocator(conf="expandable_segments:True")
-    a.malloc(20 * MiB - 512)
-    assert a.allocated == 20 * MiB - 512
-
-
-def test_expandable_segments_release_the_pages_in_the_middle_and_fill_them_again():
-    seen = []
-    a = allocator(conf="expandable_segments:True", observer=lambda *e: seen.append(e[:3]))
-    first, hole, last = (a.malloc(50 * MiB) for _ in range(3))
-    a.free(hole)
-    a.empty_cache()
-    base = first.address
-    # pages at 60..100 lie wholly inside the hole 50..100; the tail 150..160 has none
-    assert seen[-1] == ("segment_unmap", base + 60 * MiB, 40 * MiB)
-    assert [s["total_size"] for s in a.snapshot()] == [60 * MiB, 60 * MiB]
-    a.free(last)
-    assert a.malloc(50 * MiB).address == last.address
-    again = a.malloc(50 * MiB)
-    assert again.address == base + 50 * MiB
-    assert a.reserved == 160 * MiB
-
-
-def test_an_expandable_range_left_empty_is_dropped():
-    a = allocator(conf="expandable_segments:True")
-    a.free(a.malloc(50 * MiB))
-    a.empty_cache()
-    assert (a.reserved, a.snapshot(), a.heads()) == (0, [], [])
-
-
-def test_expandable_segments_run_out_page_by_page():
-    a = allocator(100 * MiB, "expandable_segments:True")
-    a.malloc(70 * MiB)
-    with pytest.raises(AllocationFailed):
-        a.malloc(31 * MiB)
-    a.malloc(29 * MiB)
-    assert a.reserved == 100 * MiB
-
-
-def test_expandable_segments_make_do_with_few_addresses():
-    a = allocator(16 * GiB, "expandable_segments:True", address_size=20 * GiB)
-    a.malloc(MiB)
-    blocks = [a.malloc(30 * MiB, stream=s) for s in range(4)]
-    assert len({b.address for b in blocks}) == 4
-    assert a.reserved == (2 + 40 * 4) * MiB
-
-
-def test_expandable_segments_switched_off_are_left_alone():
-    a = allocator(conf="expandable_segments:True")
-    block = a.malloc(50 * MiB)
-    a.free(block)
-    a.settings = AllocatorSettings.parse("expandable_segments:False")
-    other = a.malloc(30 * MiB)
-    assert other.segment is None
-    a.settings = AllocatorSettings.parse("expandable_segments:True")
-    assert a.malloc(50 * MiB).address == block.address
-
-
 # -- streams and private pools -------------------------------------------------------------------------
 
 
@@ -437,91 +348,3 @@ def test_a_block_freed_in_the_middle_of_a_call_is_freed_after_it():
     assert a.allocated == 60 * MiB
     assert victim.state == FREE
     assert fresh.address != victim.address
-
-
-# -- everything together -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "conf",
-    [
-        "",
-        "expandable_segments:True",
-        "max_split_size_mb:64",
-        "roundup_power2_divisions:4",
-        "large_segment_size_mb:32",
-    ],
-)
-def test_invariants_under_a_random_program(conf):
-    rng = random.Random(20)
-    a = allocator(3 * GiB, conf)
-    a.stream_finished = lambda stream, block: rng.random() < 0.5
-    live: list[Block] = []
-    peak = failures = 0
-    for step in range(4000):
-        roll = rng.random()
-        if roll < 0.55 or not live:
-            nbytes = int(2 ** rng.uniform(4, 28))
-            try:
-                live.append(a.malloc(nbytes, rng.choice((0, 0, 0, 1))))
-            except AllocationFailed:
-                failures += 1
-                for block in live[::2]:
-                    a.free(block)
-                live = live[1::2]
-        elif roll < 0.97:
-            block = live.pop(rng.randrange(len(live)))
-            if rng.random() < 0.05:
-                a.record_stream(block, 2)
-            a.free(block)
-        elif roll < 0.99:
-            a.empty_cache()
-        peak = max(peak, a.allocated)
-        if step % 200 == 0:
-            check(a, live)
-    check(a, live)
-    assert failures >= 3
-    assert a.max_allocated == peak == a.memory_stats()["allocated_bytes.all.peak"]
-    for block in live:
-        a.free(block)
-    a.empty_cache()
-    assert (a.allocated, a.reserved, a.active, a.device.reserved) == (0, 0, 0, 0)
-    assert not {k: v for k, v in a.memory_stats().items() if k.endswith(".current") and v}
-
-
-def check(a: CachingAllocator, live: list[Block]) -> None:
-    """What must hold at any time, counted over from scratch."""
-    stats, snapshot = a.memory_stats(), a.snapshot()
-    expandable = a.settings.expandable_segments
-    assert {b.address for b in live if b.size} <= {b["address"] for s in snapshot for b in s["blocks"]}
-    for head in a.heads():
-        blocks = chain(head)
-        for lower, upper in pairwise(blocks):
-            assert lower.address + lower.size == upper.address
-            assert upper.prev is lower
-            assert not (lower.state == upper.state and lower.state in (FREE, UNMAPPED))
-    for kind in ("small", "large"):
-        mine = [s for s in snapshot if s["segment_type"] == kind]
-        blocks = [(s, b) for s in mine for b in s["blocks"]]
-        active = [b for _, b in blocks if b["state"] != "inactive"]
-        counted = {
-            "reserved_bytes": sum(s["total_size"] for s in mine),
-            "allocated_bytes": sum(b["size"] for _, b in blocks if b["state"] == "active_allocated"),
-            "allocation": sum(b["state"] == "active_allocated" for _, b in blocks),
-            "active_bytes": sum(b["size"] for b in active),
-            "active": len(active),
-            "requested_bytes": sum(b["requested_size"] for b in active),
-        }
-        if not expandable:
-            split = [b for s, b in blocks if b["state"] == "inactive" and len(s["blocks"]) > 1]
-            counted |= {
-                "segment": len(mine),
-                "inactive_split": len(split),
-                "inactive_split_bytes": sum(b["size"] for b in split),
-            }
-        assert counted == {name: stats[f"{name}.{kind}_pool.current"] for name in counted}
-    for name in ("allocation", "reserved_bytes", "active_bytes", "requested_bytes", "inactive_split_bytes"):
-        for pool in ("all", "small_pool", "large_pool"):
-            one = {m: stats[f"{name}.{pool}.{m}"] for m in ("current", "peak", "allocated", "freed")}
-            assert one["allocated"] - one["freed"] == one["current"] <= one["peak"] <= one["allocated"]
-    assert a.device.reserved == a.reserved == stats["reserved_bytes.all.current"]
