@@ -147,9 +147,9 @@ _raw_tensor = torch.tensor
 
 
 def _setitem(self: Tensor, index: Any, value: Any) -> None:
-    """A number assigned to part of a cuda tensor is a host scalar that `fill_` takes; C++ asks `is_cuda` for that.
+    """A number assigned to part of a cuda tensor is a host scalar that `fill_` takes.
 
-    Any other device would get the number as a tensor of its own.
+    C++ asks `is_cuda` for that.  Any other device would get the number as a tensor of its own.
     """
     if isinstance(value, (int, float, complex)) and _on_card(self):
         value = _raw_tensor(value, dtype=self.dtype, device="cpu")
