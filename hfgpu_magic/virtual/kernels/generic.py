@@ -34,8 +34,8 @@ class Plan:
     """What an operator's schema says about where its results come from."""
 
     __slots__ = (
-        "aliased", "entries", "floats_matter", "name", "op", "out_only", "overwrites", "random", "returns", "view",
-        "writes",
+        "aliased", "entries", "floats_matter", "name", "op", "out_only", "overwrites", "random", "returns",
+        "view", "writes",
     )  # fmt: skip
 
     def __init__(self, op: Any) -> None:
