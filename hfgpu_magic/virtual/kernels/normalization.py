@@ -73,7 +73,8 @@ def _canonical(shape: Any) -> Any:
 
     def shapes(*args: Any, **kwargs: Any) -> Any:
         return tuple(
-            t if t is None else torch.empty(t.shape, dtype=t.dtype, device="meta") for t in shape(*args, **kwargs)
+            t if t is None else torch.empty(t.shape, dtype=t.dtype, device="meta")
+            for t in shape(*args, **kwargs)
         )
 
     return shapes
