@@ -1,1 +1,1 @@
-"""Programs of the GPU acceptance run: ordinary PyTorch and Hugging Face code that knows nothing of this package."""
+"""Programs of the GPU acceptance run: ordinary PyTorch and Hugging Face code that knows no hfgpu_magic."""
