@@ -1,4 +1,4 @@
-"""A ResNet-shaped network, channels last, fp16 autocast: cuDNN's workspace is the part that cannot be known."""
+"""A ResNet-shaped network, channels last, fp16 autocast: cuDNN's workspace is what cannot be known."""
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ sizes = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
 model = nn.Sequential(
     nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *[Block(*s) for s in sizes],
     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000),
-).cuda().to(memory_format=torch.channels_last)  # fmt: skip
+).cuda()  # fmt: skip
+model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 images = torch.randn(32, 3, 224, 224, device="cuda").to(memory_format=torch.channels_last)
 labels = torch.zeros(32, dtype=torch.long, device="cuda")
