@@ -8,7 +8,8 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 ids = torch.randint(0, 30522, (8, 128))
 mask = torch.ones_like(ids)
 mask[::2, 96:] = 0
-batch = {"input_ids": ids.cuda(), "attention_mask": mask.cuda(), "labels": torch.zeros(8, dtype=torch.long).cuda()}
+labels = torch.zeros(8, dtype=torch.long)
+batch = {"input_ids": ids.cuda(), "attention_mask": mask.cuda(), "labels": labels.cuda()}
 for _ in range(3):
     model(**batch).loss.backward()
     optimizer.step()
