@@ -15,7 +15,8 @@ model = AutoModelForCausalLM.from_config(config, dtype=half)
 model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
 rows = [{"input_ids": [i % 100] * 512, "labels": [i % 100] * 512} for i in range(16)]
 fields = TrainingArguments.__dataclass_fields__
-checkpointing = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
+new = "activation_checkpointing"
+checkpointing = new if new in fields else "gradient_checkpointing"
 arguments = TrainingArguments(
     tempfile.mkdtemp(), per_device_train_batch_size=4, max_steps=3, bf16=half is torch.bfloat16,
     fp16=half is torch.float16, report_to=[], save_strategy="no", disable_tqdm=True, **{checkpointing: True},
