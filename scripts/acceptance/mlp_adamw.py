@@ -2,7 +2,8 @@
 
 import torch
 
-model = torch.nn.Sequential(*[m for _ in range(8) for m in (torch.nn.Linear(2048, 2048), torch.nn.GELU())]).cuda()
+layers = [m for _ in range(8) for m in (torch.nn.Linear(2048, 2048), torch.nn.GELU())]
+model = torch.nn.Sequential(*layers).cuda()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 for _ in range(3):
     loss = model(torch.randn(1024, 2048, device="cuda")).square().mean()
