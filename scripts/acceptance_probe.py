@@ -1,7 +1,7 @@
 """Runs one acceptance program and writes what the allocator did as JSON.  Knows no virtual GPU.
 
-    python scripts/acceptance_probe.py PROGRAM OUT.json          # on a real card
-    hfgpu run --gpu NAME scripts/acceptance_probe.py PROGRAM OUT.json    # on a virtual one
+python scripts/acceptance_probe.py PROGRAM OUT.json          # on a real card
+hfgpu run --gpu NAME scripts/acceptance_probe.py PROGRAM OUT.json    # on a virtual one
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import runpy
 import sys
+from pathlib import Path
 
 
 def process_memory() -> int:
@@ -57,8 +58,7 @@ def main() -> None:
         "requests": [e["size"] for e in trace if e["action"] == "alloc"],
         "out_of_memory": failed,
     }
-    with open(out, "w", encoding="utf-8") as file:
-        json.dump(facts, file)
+    Path(out).write_text(json.dumps(facts), encoding="utf-8")
 
 
 if __name__ == "__main__":
