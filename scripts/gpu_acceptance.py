@@ -33,7 +33,7 @@ def main() -> int:
     options = parser.parse_args()
     card = options.rehearse or real_card()
     if card is None:
-        print("This machine has no NVIDIA GPU that PyTorch can use. `--rehearse T4` tries the script without one.")
+        print("This machine has no NVIDIA GPU that PyTorch can use. `--rehearse T4` tries the script anyway.")
         return 1
     rows = []
     for program in sorted(PROGRAMS.glob("[a-z]*.py")):
@@ -44,7 +44,8 @@ def main() -> int:
         predicted = probe(program, virtual=card)
         rows.append(compare(program.stem, real, predicted))
         print("\n".join(table(rows[-1:], head=len(rows) == 1)), flush=True)
-    report = {"card": card, "rehearsed": bool(options.rehearse), "date": time.strftime("%Y-%m-%d"), "rows": rows}
+    date = time.strftime("%Y-%m-%d")
+    report = {"card": card, "rehearsed": bool(options.rehearse), "date": date, "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(summary(rows))
@@ -63,13 +64,14 @@ def probe(program: Path, virtual: str | None) -> dict[str, Any]:
     """What the program did on the real card, or on the virtual one named."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "facts.json"
-        run = [sys.executable] if virtual is None else [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", virtual]
-        command = [*run, str(PROBE), str(program), str(out)]
+        on_card = [] if virtual is None else ["-m", "hfgpu_magic", "run", "--gpu", virtual]
+        command = [sys.executable, *on_card, str(PROBE), str(program), str(out)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
         started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if not out.exists():
-            raise SystemExit(f"{program.stem} left no figures (status {done.returncode}):\n{done.stderr[-2000:]}")
+            end = done.stderr[-2000:]
+            raise SystemExit(f"{program.stem} left no figures (status {done.returncode}):\n{end}")
         facts: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         facts["seconds"] = time.monotonic() - started
     return facts
@@ -96,13 +98,17 @@ def error(pair: list[int]) -> float:
 def table(rows: list[dict[str, Any]], *, head: bool) -> list[str]:
     lines = []
     if head:
-        lines.append(f"{'program':<26}{'metric':<11}{'measured MiB':>13}{'predicted':>11}{'error %':>9}  requests equal until")
+        lines.append(
+            f"{'program':<26}{'metric':<11}{'measured MiB':>13}{'predicted':>11}{'error %':>9}"
+            "  requests equal until"
+        )
     for row in rows:
         for metric in ("allocated", "reserved", "device"):
             measured, predicted = (v / 2**20 for v in row[metric])
             tail = f"{row['first_difference']} of {row['requests'][0]}" if metric == "allocated" else ""
             lines.append(
-                f"{row['program']:<26}{metric:<11}{measured:>13.1f}{predicted:>11.1f}{error(row[metric]):>+9.2f}  {tail}"
+                f"{row['program']:<26}{metric:<11}{measured:>13.1f}{predicted:>11.1f}"
+                f"{error(row[metric]):>+9.2f}  {tail}"
             )
     return lines
 
