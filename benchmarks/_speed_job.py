@@ -1,7 +1,8 @@
 """The job that `virtual_speed.py` times: LoRA on a decoder, with activation checkpointing.
 
 An ordinary training script: it says "cuda" (or, with `--device cpu`, runs for real) and knows nothing of
-virtual GPUs.  The last line it prints is JSON: seconds of each step, of the imports and of building the model.
+virtual GPUs.  The last line it prints is JSON: seconds of each step, of the imports and of building the
+model.
 """
 
 from __future__ import annotations
