@@ -89,7 +89,7 @@ def image_in_text() -> Batch:
 MAKERS: dict[str, Callable[[], Batch]] = {
     f.__name__: f
     for f in (
-        tokens, masked, classes, padded, seq2seq, image, pixels, segments, spectrogram, audio_values, waveform,
-        text_and_image, caption, image_in_text,
+        tokens, masked, classes, padded, seq2seq, image, pixels, segments, spectrogram, audio_values,
+        waveform, text_and_image, caption, image_in_text,
     )
 }  # fmt: skip
