@@ -57,9 +57,8 @@ def _parts(config: Any) -> list[Any]:
 
 def _switch_dropout_off(config: Any) -> None:
     for name, value in vars(config).items():
-        if ("dropout" in name or name.endswith(("pdrop", "drop_rate", "drop_prob", "layerdrop"))) and isinstance(
-            value, float
-        ):
+        drops = "dropout" in name or name.endswith(("pdrop", "drop_rate", "drop_prob", "layerdrop"))
+        if drops and isinstance(value, float):
             setattr(config, name, 0.0)
 
 
