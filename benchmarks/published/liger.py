@@ -10,7 +10,9 @@ through the modes "forward", "backward", "full" in one process, so the libraries
 when a row is measured: a "forward" row carries the backward thread's cuBLAS workspace too.
 
 torch is not stated: the rows of September 2024 (liger 0.2.1) were made with the release of that time, 2.4;
-those of November 2025 (0.6.3) with 2.9.
+those of November 2025 (0.6.3) with 2.9, those of February 2026 (0.7.0) with 2.10.
+
+Not rebuilt: the embedding rows, whose process held 12-14 GiB of earlier tensors.
 """
 
 from __future__ import annotations
@@ -124,16 +126,43 @@ def _fused_linear_cross_entropy(tokens: int) -> Measurement:
     return _median(lambda: loss(measured(x), target).backward())
 
 
+def _kl_div(vocabulary: int) -> Measurement:
+    """torch.nn.KLDivLoss(reduction="batchmean") on log-probabilities that still belong to the graph."""
+    import torch
+
+    logits = torch.randn(8 * 2048, vocabulary, requires_grad=True, device="cuda")
+    predicted = logits.log_softmax(dim=-1)
+    target = torch.randn(8 * 2048, vocabulary, device="cuda").softmax(dim=-1)
+    loss = torch.nn.KLDivLoss(reduction="batchmean")
+    return _median(lambda: loss(predicted, target).backward(retain_graph=True))
+
+
+def _group_norm(channels: int) -> Measurement:
+    import torch
+
+    x = torch.randn(128, channels, 512, dtype=torch.float32, device="cuda", requires_grad=True)
+    layers = [torch.nn.GroupNorm(channels // 4, channels, eps=1e-6).to("cuda") for _ in range(2)]
+    dy = torch.randn_like(x)
+
+    def full() -> None:
+        y = layers[0](x)
+        y.backward(dy, retain_graph=True)
+
+    return _median(full)
+
+
+#: Card and PyTorch of the rows, by the end of their names.
+_MACHINES = {
+    "a100": ("A100 SXM4 80GB", "2.4"),
+    "pcie": ("H100 PCIe", "2.4"),
+    "4090": ("RTX 4090", "2.9"),
+    "b200": ("B200", "2.10"),
+}
+
+
 def _row(name: str, build: Callable[[], Measurement]) -> Row:
-    a100 = name.endswith("-a100")
-    return Row(
-        id=f"liger-{name}",
-        gpu="A100 SXM4 80GB" if a100 else "RTX 4090",
-        metric="allocated",
-        build=build,
-        unit=MiB,
-        torch="2.4" if a100 else "2.9",
-    )
+    gpu, version = _MACHINES[name.rpartition("-")[2]]
+    return Row(id=f"liger-{name}", gpu=gpu, metric="allocated", build=build, unit=MiB, torch=version)
 
 
 def rows() -> Iterable[Row]:
@@ -155,3 +184,7 @@ def rows() -> Iterable[Row]:
     for bt in (4096, 8192, 16384, 32768):
         name = f"fused_linear_cross_entropy-full-BT{bt}-a100"
         yield _row(name, partial(_fused_linear_cross_entropy, bt))
+    for v in (4096, 32768, 131072):
+        yield _row(f"kl_div-full-V{v}-pcie", partial(_kl_div, v))
+    for c in (32, 512, 2048):
+        yield _row(f"group_norm-full-C{c}-b200", partial(_group_norm, c))

@@ -108,7 +108,39 @@ GEMMS: dict[str, Callable[[Any, Any, Any], Effect | None]] = {
 }
 
 
+def _accumulated(t: Tensor) -> int:
+    """Bytes of an element in the precision that CUDA's kernels add up in."""
+    return 4 if t.dtype in (torch.float16, torch.bfloat16) else t.element_size()
+
+
+def _group_norm(args: Any, kwargs: Any, out: Any) -> Effect | None:
+    """Scale and shift per sample and channel (native/cuda/group_norm_kernel.cu); not without affine weights."""
+    x, weight, bias, n, channels, pixels = args[:6]
+    if pixels == 1 or (weight is None and bias is None):
+        return None
+    size = n * channels * _accumulated(x)
+    return lambda device, args, kwargs, out: device.scratch([size, size])
+
+
+def _group_norm_backward(args: Any, kwargs: Any, out: Any) -> Effect | None:
+    """Sums per sample and channel, then coefficients per channel (with a weight) and per group."""
+    x, weight, n, channels, pixels, groups = args[1], args[4], *args[5:9]
+    each = _accumulated(x)
+    per_channel, per_group = n * channels * each, n * groups * each
+    if pixels == 1:
+        sizes = [per_group, per_group]
+    else:
+        sizes = [per_channel, per_channel]
+        if args[9][0]:  # the gradient of the input is wanted
+            sizes += [per_group, per_group] if weight is None else [per_group, per_group, per_channel]
+    return lambda device, args, kwargs, out: device.scratch(sizes)
+
+
+NORMALISATIONS = {"native_group_norm": _group_norm, "native_group_norm_backward": _group_norm_backward}
+
+
 def install() -> None:
+    CHOOSERS.update(NORMALISATIONS)
     CHOOSERS.update(GEMMS)
     CHOOSERS.update(reductions.CHOOSERS)
     CHOOSERS.update(indexing.CHOOSERS)
