@@ -23,7 +23,9 @@ class Part:
 
 
 def parts(by_category: dict[str, int], peak: Peak, total: int) -> list[Part]:
-    """Categories, then what the allocator holds unused, the context, and the rest; zeros left out.
+    """Categories, then what the allocator holds unused, the context, and the rest of `total`: bytes.
+
+    Parts of no bytes are left out.
 
     The categories are taken when most was allocated and `reserved` when most was reserved, so the
     unused cache is the difference of two peaks: what the process cannot give to anybody else.
