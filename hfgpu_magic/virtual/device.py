@@ -135,7 +135,7 @@ class VirtualDevice:
         return self.tensor((nbytes,), (1,), torch.uint8).untyped_storage()
 
     def hold(self, nbytes: int, category: str, name: str) -> Block:
-        """Memory without a tensor (a library's workspace), kept until `release`."""
+        """`nbytes` without a tensor (a library's workspace), kept until `release`."""
         block = self._malloc(nbytes)
         record = self._held[id(block)] = Record(block.size, category, "", name)
         self._log(record)
