@@ -46,6 +46,7 @@ class Timeline:
         self.until_tick = 1
 
     def allocated(self, record: Record, total: int) -> None:
+        """Log an allocation; `total` bytes are allocated with it."""
         self._records.append(record)
         self._signs.append(1)
         if total > self._peak:
@@ -55,6 +56,7 @@ class Timeline:
                 self._compact()
 
     def freed(self, record: Record) -> None:
+        """Log the end of an allocation."""
         self._records.append(record)
         self._signs.append(-1)
 
@@ -81,7 +83,7 @@ class Timeline:
         return self._alive_at(len(self._signs))
 
     def tick(self, operation: int, allocated: int, reserved: int) -> None:
-        """Add a point to the curve; thinned so that at most about 2 x `_CURVE` are kept."""
+        """Add a point (bytes) to the curve; thinned so that at most about 2 x `_CURVE` are kept."""
         self._curve.append(TimelinePoint(operation, allocated, reserved))
         if len(self._curve) >= 2 * _CURVE:
             # Keep of each pair the higher point, so that no peak is thinned away.
