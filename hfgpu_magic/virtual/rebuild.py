@@ -35,6 +35,7 @@ class RecordedAddresses(AddressSpace):
         self._expected.clear()
 
     def take(self, size: int) -> int:
+        """The recorded address where `size` bytes are what the recording asked for next."""
         if self._expected and self._expected[0][1] == size:
             return self._expected.pop(0)[0]
         return super().take(size)
