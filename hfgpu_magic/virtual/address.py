@@ -17,6 +17,8 @@ import sys
 from ..errors import VirtualGPUError
 
 _CHUNK = 256 << 20  # the one file that backs every address; sparse, so it costs what is touched
+#: A process may have some 65,000 mappings (vm.max_map_count), and others need them too.
+_MOST_CHUNKS = 8192
 _PROT_NONE, _PROT_RW = 0, 3
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 0x01, 0x02, 0x10
 _MAP_ANON, _MAP_NORESERVE = 0x20, 0x4000
@@ -26,7 +28,8 @@ class AddressRange:
     """`size` bytes of address space starting at `base`; give it back with `close`."""
 
     def __init__(self, size: int) -> None:
-        self.size = -(-size // _CHUNK) * _CHUNK
+        self._chunk = _CHUNK * -(-size // (_CHUNK * _MOST_CHUNKS))
+        self.size = -(-size // self._chunk) * self._chunk
         self._fallback: mmap.mmap | None = None
         if sys.platform == "linux":
             self.base = self._map_linux()
@@ -59,9 +62,9 @@ class AddressRange:
         self._libc = libc
         fd = os.memfd_create("hfgpu-virtual-gpu")
         try:
-            os.ftruncate(fd, _CHUNK)
-            for offset in range(0, self.size, _CHUNK):
-                got = libc.mmap(base + offset, _CHUNK, _PROT_RW, _MAP_SHARED | _MAP_FIXED, fd, 0)
+            os.ftruncate(fd, self._chunk)
+            for offset in range(0, self.size, self._chunk):
+                got = libc.mmap(base + offset, self._chunk, _PROT_RW, _MAP_SHARED | _MAP_FIXED, fd, 0)
                 if got in (None, failed):
                     # The rest stays reserved but unreadable: still distinct addresses.
                     break
