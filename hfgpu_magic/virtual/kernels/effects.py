@@ -114,7 +114,7 @@ def _accumulated(t: Tensor) -> int:
 
 
 def _group_norm(args: Any, kwargs: Any, out: Any) -> Effect | None:
-    """Scale and shift per sample and channel (native/cuda/group_norm_kernel.cu); not without affine weights."""
+    """Scale and shift per sample and channel, where there are weights (native/cuda/group_norm_kernel.cu)."""
     x, weight, bias, n, channels, pixels = args[:6]
     if pixels == 1 or (weight is None and bias is None):
         return None
@@ -124,7 +124,8 @@ def _group_norm(args: Any, kwargs: Any, out: Any) -> Effect | None:
 
 def _group_norm_backward(args: Any, kwargs: Any, out: Any) -> Effect | None:
     """Sums per sample and channel, then coefficients per channel (with a weight) and per group."""
-    x, weight, n, channels, pixels, groups = args[1], args[4], *args[5:9]
+    x, weight = args[1], args[4]
+    n, channels, pixels, groups = args[5:9]
     each = _accumulated(x)
     per_channel, per_group = n * channels * each, n * groups * each
     if pixels == 1:
