@@ -98,10 +98,14 @@ def _run(options: Namespace) -> int:
     if timeline and not timeline.resolve().parent.is_dir():
         raise UsageError(f"--timeline: there is no folder {timeline.resolve().parent}.")
 
+    from .live import terminal_line
     from .runner import run_script
 
-    with _stdout_for_json(options.json):
-        report = run_script(script, tuple(options.args), gpu=options.gpu, json_mode=options.json)
+    line = terminal_line(not (options.json or options.no_progress))
+    with _stdout_for_json(options.json), line.among(sys.stdout) if line else contextlib.nullcontext():
+        report = run_script(
+            script, tuple(options.args), gpu=options.gpu, json_mode=options.json, display=line
+        )
     if timeline:
         from .views.run_html import run_page
 

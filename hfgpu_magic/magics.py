@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from .virtual import AUTO
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+    from .live import CellBar
 
     from .virtual.report import RunReport
 
@@ -94,11 +97,20 @@ class HfgpuMagics(Magics):
 
     def _here(self, options: Namespace, line: str, cell: str) -> None:
         from .cells import as_function
+        from .live import CellBar, terminal_line
         from .runner import let_go, run_callable
 
         execute = as_function(self.shell, line, cell)
-        report, error = run_callable(execute, gpu=options.gpu, demand=options.demand)
-        self._keep(report, options)
+        if self._in_terminal:
+            shown = terminal_line()
+            with shown.among(sys.stdout) if shown else contextlib.nullcontext():
+                report, error = run_callable(execute, gpu=options.gpu, demand=options.demand, display=shown)
+            self._keep(report, options)
+        else:
+            # Only a kernel's front end can change what it has shown.
+            bar = CellBar() if hasattr(self.shell, "kernel") and not options.plain else None
+            report, error = run_callable(execute, gpu=options.gpu, demand=options.demand, display=bar)
+            self._keep(report, options, bar)
         # Running out is a result, told by the report; any other error stays the cell's own.
         if error is not None and report.outcome == "error":
             raise error
@@ -113,10 +125,15 @@ class HfgpuMagics(Magics):
         if report.outcome == "error":
             raise HfgpuError(f"The cell failed with {report.error}; its traceback is above.")
 
-    def _keep(self, report: RunReport, options: Namespace) -> None:
+    def _keep(self, report: RunReport, options: Namespace, bar: CellBar | None = None) -> None:
         if options.into:
             self.shell.user_ns[options.into] = report
-        self._show(report, options)
+        self._show(report, options, bar)
+
+    @property
+    def _in_terminal(self) -> bool:
+        """In terminal IPython, which cannot show html."""
+        return hasattr(self.shell, "pt_app") or hasattr(self.shell, "prompt_for_code")
 
     @line_magic
     @_documented("gpus")
@@ -138,11 +155,11 @@ class HfgpuMagics(Magics):
 
         _carry_out("help", line, call)
 
-    def _show(self, result: Any, options: Namespace) -> None:
-        """Text for a terminal, text and html for a notebook."""
+    def _show(self, result: Any, options: Namespace, bar: CellBar | None = None) -> None:
+        """Text for a terminal, text and html for a notebook; there in place of the `bar`, if one was shown."""
         from IPython.display import display
 
-        if hasattr(self.shell, "pt_app") or hasattr(self.shell, "prompt_for_code"):  # terminal IPython
+        if self._in_terminal:
             from .views import _term
 
             out = sys.stdout
@@ -151,7 +168,8 @@ class HfgpuMagics(Magics):
         bundle = {"text/plain": result.to_text(color=False, width=80)}
         if not options.plain:
             bundle["text/html"] = result.to_html()
-        display(bundle, raw=True)
+        if bar is None or not bar.replace(bundle):
+            display(bundle, raw=True)
 
 
 def _carry_out(verb: str, line: str, call: Callable[[Namespace], None]) -> None:

@@ -137,6 +137,7 @@ def _run(edge: Edge) -> Parser:
         p.add_argument("--demand", action="store_true", help=more)
         return _output(p, edge)
     p.add_argument("--gpu", metavar="NAME", required=True, help="a GPU of `hfgpu gpus`")
+    p.add_argument("--no-progress", action="store_true", help="no status line while it works")
     p.add_argument("--timeline", metavar="FILE", help="write the report with its timeline here as html")
     _output(p, edge)
     p.add_argument("script", metavar="SCRIPT", help="the program to run")

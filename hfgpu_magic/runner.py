@@ -12,13 +12,16 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .devices.catalog import parse_gpus
 from .errors import UsageError
 from .virtual import AUTO, DEFAULT
 from .virtual.report import RunReport
 from .virtual.user_code import OURS
+
+if TYPE_CHECKING:
+    from .virtual.progress import Display
 
 
 @contextlib.contextmanager
@@ -40,14 +43,19 @@ def _as_main(path: Path, args: Sequence[str]) -> Iterator[ModuleType]:
 
 
 def run_script(
-    path: str | os.PathLike[str], args: Sequence[str] = (), *, gpu: str, json_mode: bool = False
+    path: str | os.PathLike[str],
+    args: Sequence[str] = (),
+    *,
+    gpu: str,
+    json_mode: bool = False,
+    display: Display | None = None,
 ) -> RunReport:
     """Run `python path args...` on the virtual `gpu` and report what it used.
 
     Meant for a process of its own (`hfgpu run`): real GPUs are hidden from it before torch is imported.
     The program's output goes where it goes; with `json_mode` its stdout goes to stderr.  An error of the
     program is printed with the program's own traceback and kept in `report.error`; Ctrl-C ends the run
-    and leaves the report of what was measured so far.
+    and leaves the report of what was measured so far.  `display` is shown the card as it fills up.
 
     Raises `UsageError` for a missing script, `UnknownGPUError` for an unknown card.
     """
@@ -66,7 +74,7 @@ def run_script(
             exec(code, main.__dict__)
 
     with _hidden_gpus():
-        report, error = run_callable(program, gpu=gpu)
+        report, error = run_callable(program, gpu=gpu, display=display)
     if isinstance(error, SystemExit):
         if not isinstance(error.code, (int, type(None))):  # sys.exit("why"): Python prints it
             print(error.code, file=sys.stderr)
@@ -96,13 +104,14 @@ _AMPLE = 1 << 40
 
 
 def run_callable(
-    execute: Callable[[], Any], *, gpu: str, demand: bool = False
+    execute: Callable[[], Any], *, gpu: str, demand: bool = False, display: Display | None = None
 ) -> tuple[RunReport, BaseException | None]:
     """Call `execute` on `gpu` and report what it used, with the error that ended it, if any.
 
     `gpu` is a card of the catalog, run virtually, or "auto": this machine's own GPU, measured, where there
     is one, and a virtual T4 elsewhere.  With `demand`, what runs out of memory on a virtual card is executed
     a second time on the same card with memory to spare, and `report.demand` says what it would have needed.
+    `display` is shown a virtual card as it fills up.
 
     Raises `VirtualGPUError` when a virtual card cannot run in this process, because it can see a real one.
     """
@@ -114,9 +123,9 @@ def run_callable(
         gpu = DEFAULT
     from .virtual.session import VirtualGPU
 
-    report, error = _inside(VirtualGPU(gpu), execute)
+    report, error = _inside(VirtualGPU(gpu, display=display), execute)
     if demand and report.outcome == "oom":
-        ample, _ = _inside(VirtualGPU(gpu, memory=_AMPLE), execute)
+        ample, _ = _inside(VirtualGPU(gpu, memory=_AMPLE, display=display), execute)
         if ample.outcome == "fits":
             report = replace(report, demand=ample.devices[0])
     return report, error

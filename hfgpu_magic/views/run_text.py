@@ -48,6 +48,8 @@ def summary(report: RunReport) -> tuple[str, str]:
             "fail",
             f"Out of memory on {report.gpu}: {asked} more asked for; the peak was {peak} of {total}",
         )
+    if report.error and report.error.startswith("KeyboardInterrupt"):
+        return "fail", f"Interrupted on {report.gpu}; until then it took {peak} of {total}"
     if report.outcome == "error":
         return "fail", f"The program failed on {report.gpu}; until then it took {peak} of {total}"
     used, spare = share(report.peak.device, report.total_memory), format_bytes(report.headroom)

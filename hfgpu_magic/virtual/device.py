@@ -13,6 +13,7 @@ from .history import History
 from .libraries import Libraries
 from .memory import DeviceMemory
 from .modules import Attribution
+from .progress import EVERY, Display, Watch
 from .report import OutOfMemory
 from .settings import AllocatorSettings
 from .timeline import Record, Timeline
@@ -88,6 +89,8 @@ class VirtualDevice:
         self._null = space.base
         self._peaks = (0, 0)
         self.closed = False
+        self._watch: Watch | None = None
+        self._until_look = 0
 
     @property
     def allocator(self) -> CachingAllocator:
@@ -107,6 +110,10 @@ class VirtualDevice:
         """A sentence for the report; said once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def show_on(self, display: Display) -> None:
+        """Tell `display` from now on how the card fills up."""
+        self._watch, self._until_look = Watch(self, display), EVERY
 
     # ------------------------------------------------------------ storages
 
@@ -170,6 +177,10 @@ class VirtualDevice:
         timeline.until_tick -= 1
         if not timeline.until_tick:
             timeline.tick(self.operations, allocated, allocator.reserved)
+        self._until_look -= 1
+        if not self._until_look and self._watch is not None:
+            self._until_look = EVERY
+            self._watch.look()
 
     def _category(self) -> str:
         """A first guess; hooks refine it once the storage is known to be a parameter, a gradient, ..."""

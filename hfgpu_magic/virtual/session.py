@@ -18,6 +18,7 @@ from .device import VirtualDevice, version_pair
 from .edge import names
 from .kernels import external, generic
 from .patches import Patches
+from .progress import Display
 from .report import DeviceUse, OutOfMemory, Peak, RunReport
 from .timeline import by_category, largest
 
@@ -49,6 +50,7 @@ class VirtualGPU:
         context: int | None = None,
         memory: int | None = None,
         torch_version: str | None = None,
+        display: Display | None = None,
     ) -> None:
         self.gpu, count = parse_gpus(name)
         if count != 1:
@@ -58,6 +60,7 @@ class VirtualGPU:
         self._context = context
         self._torch_version = torch_version
         self._memory = self.gpu.memory_total if memory is None else memory
+        self._display = display
         self._device: VirtualDevice | None = None
         self._patches: Patches | None = None
         self._started = 0.0
@@ -97,6 +100,8 @@ class VirtualGPU:
             state.active = None
             patches.undo()
             raise
+        if self._display is not None:
+            device.show_on(self._display)
         self._device, self._patches = device, patches
         self._started = time.perf_counter()
         return self
