@@ -133,6 +133,8 @@ class VirtualDevice:
         lease.record = record = Record(block.size, self._category(), self.attribution.current_module)
         fresh = lifetimes.tensor(block.address, nbytes, size, stride, dtype, lease)
         lease.cdata = cdata = storage_address(fresh)
+        if cdata in self._live:  # its last owner has died since, unheard
+            lifetimes.drain()
         self._live[cdata] = lease
         self._log(record)
         return fresh
