@@ -38,10 +38,19 @@ def refuse_outlived(args: Any) -> None:
         if isinstance(a, torch.Tensor):
             if a.is_cpu or a.is_meta:
                 continue
-            if torch._C._storage_address(a) in _outlived:  # type: ignore[attr-defined]
+            cdata = torch._C._storage_address(a)  # type: ignore[attr-defined]
+            if cdata in _outlived and not _has_died(cdata):
                 raise VirtualGPUError(_ENDED)
         elif isinstance(a, (list, tuple)):
             refuse_outlived(a)
+
+
+def _has_died(cdata: int) -> bool:
+    """Whether what had this address is gone and the address another's by now."""
+    from . import lifetimes
+
+    lifetimes.drain()
+    return cdata not in _outlived
 
 
 _ENDED = (
