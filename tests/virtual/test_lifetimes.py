@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from hfgpu_magic.virtual import deathnote
+from hfgpu_magic.virtual import backend, deathnote, state
 from hfgpu_magic.virtual.session import VirtualGPU
 
 
@@ -97,3 +97,30 @@ def test_the_list_keeps_what_is_noted_in_order() -> None:
     assert deathnote.pending()
     assert list(deathnote.take()) == [3, 1, 2]
     assert not deathnote.pending()
+
+
+class TestAddressesUsedAgain:
+    """C++ gives the next storage the room of one that has just died, before Python has heard of that."""
+
+    def test_a_new_storage_has_none_of_the_old_ones_values(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with VirtualGPU("T4"):
+            held = [torch.arange(8, device="cuda")]
+            device = state.current()
+            category = device._category
+
+            def meanwhile() -> str:  # between asking the allocator and making the tensor, as GC may
+                held.clear()
+                return category()
+
+            monkeypatch.setattr(device, "_category", meanwhile)
+            fresh = torch.empty(8, dtype=torch.int64, device="cuda")
+            assert device.mirrors.raw(backend.storage_address(fresh)) is None
+            assert torch.cuda.memory_allocated() == 512
+
+    def test_a_new_storage_is_not_taken_for_one_of_an_earlier_run(self) -> None:
+        with VirtualGPU("T4"):
+            held = [torch.empty(8, device="cuda") for _ in range(50)]
+        with VirtualGPU("T4"):
+            held.clear()
+            for _ in range(100):
+                assert (torch.empty(0, device="cuda") + 1).numel() == 0
