@@ -93,7 +93,7 @@ def _embedding_backward(args: Any, kwargs: Any, out: Any) -> Any:
     sort = radix_sort_pairs_bytes(n, item, item, _bits(rows - 1))
     kept = [n * item, n * item]  # sorted and original positions
     reduction = [
-        segments * item, 8, segments * item, segments * item, 8, partial * item, partial * width * accumulated
+        n * item, 8, segments * item, segments * item, 8, partial * item, partial * width * accumulated
     ]  # fmt: skip
 
     def effect(device: Any, args: Any, kwargs: Any, out: Any) -> None:
