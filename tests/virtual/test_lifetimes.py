@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from hfgpu_magic.virtual import backend, deathnote, state
+from hfgpu_magic.virtual import backend, deathnote, lifetimes, state
 from hfgpu_magic.virtual.session import VirtualGPU
 
 
@@ -91,7 +91,7 @@ def test_the_list_keeps_what_is_noted_in_order() -> None:
     import ctypes
 
     note = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deathnote.address())
-    list(deathnote.take())
+    lifetimes.drain()  # what real storages have noted belongs to them
     for value in (3, 1, 2):
         note(value)
     assert deathnote.pending()
