@@ -132,6 +132,7 @@ def test_values_die_with_their_storage(t4: VirtualGPU) -> None:
     x = torch.arange(10, device="cuda")
     assert len(state.active.mirrors) == before + 1
     del x
+    assert torch.cuda.memory_allocated() == 0  # whoever asks hears of the storages that have died
     assert len(state.active.mirrors) == before
 
 
