@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAGICS = {"line": {"gpucheck", "gpuhelp", "gpus"}, "cell": {"gpurun"}}
+MAGICS = {"line": {"gpucheck", "gpuhelp", "gpus"}, "cell": {"gpumem", "gpurun"}}
 
 #: Prints, as its last line, what loading did to a fresh shell.
 CHILD = """
