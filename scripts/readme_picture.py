@@ -24,7 +24,7 @@ PICTURE = ROOT / "docs" / "images" / "ladder.png"
 
 def ladder_html() -> str:
     """The html of the cell that shows all four rungs."""
-    book = nbformat.read(ROOT / "notebooks" / "clear_the_oom.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    book = nbformat.read(ROOT / "notebooks" / "clear_the_oom.ipynb", as_version=4)
     last = max(i for i, cell in enumerate(book.cells) if cell.source.rstrip().endswith("compare(ladder)"))
     del book.cells[last + 1 :]
     with tempfile.TemporaryDirectory() as folder:
