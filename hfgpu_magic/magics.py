@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .live import CellBar
-
     from .virtual.report import RunReport
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -156,7 +155,7 @@ class HfgpuMagics(Magics):
         _carry_out("help", line, call)
 
     def _show(self, result: Any, options: Namespace, bar: CellBar | None = None) -> None:
-        """Text for a terminal, text and html for a notebook; there in place of the `bar`, if one was shown."""
+        """Text for a terminal, text and html for a notebook, there in place of the `bar` if one was shown."""
         from IPython.display import display
 
         if self._in_terminal:
