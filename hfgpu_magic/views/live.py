@@ -13,7 +13,7 @@ _BAR = 24
 
 
 def live_text(moment: Moment, width: int) -> str:
-    """At most `width` characters: a bar (allocated; cached and context; the peak so far; free) and figures."""
+    """At most `width` characters: a bar (allocated; cached and context; peak so far; free) and figures."""
     peak = max(moment.peak, moment.used)
     parts = [
         moment.allocated,
