@@ -9,11 +9,11 @@ From NeuroNetGen_scripts/MLP/mlp.py, Test_Pipeline/cnn_models/*.py and Data_Clea
   host's side; a pass over validation data in batches of the same size under `no_grad` follows each epoch;
 * neither PyTorch nor driver are stated.
 
-Context: the smallest network of the same table (29 parameters: "input:5_output:1_depth:7_arch:bottleneck_
-batch:557") takes 1443 MiB; what that program reserves itself is taken off.  It is far above a lazily loaded
-context of that card, so everything was loaded at the start there (`eager_contexts.csv` has the like).
+Context: the catalog's, which is a lazily loaded one.  That machine's was far larger: the smallest network of
+the same table (29 parameters) already takes 1443 MiB, so everything was loaded at the start there.  Neither
+driver nor CUDA version is stated, so nothing but that table would say so, and the rows stay too low by it.
 
-Missing for the networks: the code of cuDNN's kernels, which no perceptron loads, and cuDNN's workspaces,
+Missing for the networks besides: the code of cuDNN's kernels, which no perceptron loads, and cuDNN's workspaces,
 which depend on the algorithms its heuristics take.  `device_high` ends the band that allows for both: the
 bound of `Libraries.convolution`, and a context as far above this one as the catalog's spread goes.
 """
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     import torch
 
 A100 = "A100 SXM4 40GB"
-#: Of the smallest run's 1443 MiB it reserved 22: a segment of 2 MiB for its small tensors and one of 20 MiB
-#: that holds the two cuBLAS workspaces.
-CONTEXT = (1443 - 22) * MiB
-CONTEXT_SOURCE = "mlp_data_step1.csv: 1443 MiB of a network of 29 parameters, less the 22 MiB it reserves"
 SAMPLES = 4096
 
 PERCEPTRONS = (
@@ -65,15 +61,14 @@ def rows() -> Iterator[Row]:
     for name in PERCEPTRONS:
         yield Row(
             f"gpumemnet-mlp-{name}", A100, "device", unit=MiB, build=partial(perceptron, name),
-            context=CONTEXT, context_source=CONTEXT_SOURCE,
+            missing="context of that machine",
         )  # fmt: skip
     for name, (side, dense) in NETWORKS.items():
         for batch in (32, 64, 128):
             yield Row(
                 f"gpumemnet-{name}-bs{batch}", A100, "device", unit=MiB,
                 build=partial(network, name, side, batch),
-                context=CONTEXT, context_source=CONTEXT_SOURCE, dense_convolution=dense,
-                missing="cuDNN kernels, workspaces",
+                dense_convolution=dense, missing="context, cuDNN kernels, workspaces",
             )  # fmt: skip
 
 
@@ -121,7 +116,7 @@ def network(name: str, side: int, batch: int) -> Measurement:
             torch.max(outputs.data, 1)
     found = peaks()
     device = state.current()
-    spread = CONTEXT * (device.gpu.context_high / device.gpu.context - 1)
+    spread = device.gpu.context_high - device.gpu.context
     high = found.device + device.libraries.convolution_bound + spread
     return dataclasses.replace(found, device_high=round(high))
 
