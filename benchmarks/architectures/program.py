@@ -5,14 +5,30 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from .recorder import Recorder, View, watched_allocations
+from .recorder import Card, Recorder, View
 from .table import Architecture
+
+
+@dataclass
+class Program:
+    """A model, its batch and its optimizer, where they belong, before the step."""
+
+    model: torch.nn.Module
+    batch: dict[str, Any]
+    optimizer: torch.optim.Optimizer
+    recorder: Recorder | None = None
+    state: dict[str, View] = field(default_factory=dict)
+    """Outputs, gradients and optimizer states, once the step has been recorded."""
+
+    def note(self, name: str, t: torch.Tensor) -> None:
+        if self.recorder is not None:
+            self.state[name] = self.recorder.view(t)
 
 
 @dataclass(frozen=True)
@@ -24,38 +40,44 @@ class Run:
 
 
 def on_host(architecture: Architecture, attention: str = "eager", *, dropout: bool = False) -> Run:
-    return _run(architecture, "cpu", Recorder(), None, attention, dropout)
+    return _recorded(prepared(architecture, "cpu", attention, dropout=dropout), Recorder(), nullcontext())
 
 
-def on_card(architecture: Architecture, gpu: Any, attention: str = "eager", *, dropout: bool = False) -> Run:
-    """Inside a `VirtualGPU` block; `gpu` is its device."""
-    from hfgpu_magic.virtual import backend
+def on_card(architecture: Architecture, attention: str = "eager", *, dropout: bool = False) -> Run:
+    """Inside a `VirtualGPU` block."""
+    from hfgpu_magic.virtual import state
 
-    return _run(architecture, "cuda", Recorder(backend.on_card), gpu, attention, dropout)
+    card = Card(state.current())
+    recorder = Recorder(card)
+    return _recorded(
+        prepared(architecture, "cuda", attention, dropout=dropout), recorder, card.watched(recorder)
+    )
 
 
-def _run(
-    architecture: Architecture, device: str, recorder: Recorder, gpu: Any, attention: str, dropout: bool
-) -> Run:
+def prepared(architecture: Architecture, device: str, attention: str, *, dropout: bool = False) -> Program:
+    """Everything that is there before the step.  AdamW takes its foreach form, as it does by itself on cuda."""
     model = architecture.build(attention, dropout=dropout).to(device)
-    batch = {k: v.to(device) for k, v in architecture.inputs().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
-    recorder.known([list(model.parameters()), list(model.buffers()), batch])
-    state: dict[str, View] = {}
-    with _no_collection(), warnings.catch_warnings():
+    batch = {k: _moved(v, device) for k, v in architecture.inputs().items()}
+    return Program(model, batch, torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True))
+
+
+def _moved(value: Any, device: str) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _recorded(program: Program, recorder: Recorder, watched: AbstractContextManager[None]) -> Run:
+    recorder.known([list(program.model.parameters()), list(program.model.buffers()), program.batch])
+    program.recorder = recorder
+    with without_collection(), warnings.catch_warnings(), watched:
         warnings.simplefilter("ignore")
-        if gpu is None:
-            with recorder:
-                _step(architecture, model, batch, optimizer, recorder, state)
-        else:
-            with watched_allocations(recorder, gpu), recorder:
-                _step(architecture, model, batch, optimizer, recorder, state)
-    recorder.ended = True
-    return Run(recorder, state)
+        with recorder:
+            step(program)
+        recorder.finish()
+    return Run(recorder, program.state)
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """When the collector of cycles runs is no property of the program."""
     gc.collect()
     enabled = gc.isenabled()
@@ -67,28 +89,21 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _step(
-    architecture: Architecture,
-    model: torch.nn.Module,
-    batch: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    recorder: Recorder,
-    state: dict[str, View],
-) -> None:
+def step(program: Program) -> None:
+    """Forward, backward, one step of the optimizer, gradients dropped."""
     torch.manual_seed(2)
-    extra = {"return_loss": True} if architecture.batch == "text_and_image" else {}
-    out = model(**batch, **extra)
+    out = program.model(**program.batch)
     for name, value in out.items():
         if isinstance(value, torch.Tensor):
-            state[f"output {name}"] = recorder.view(value)
+            program.note(f"output {name}", value)
     out["loss"].backward()
     del out
-    for name, parameter in model.named_parameters():
+    parameters = dict(program.model.named_parameters())
+    for name, parameter in parameters.items():
         if parameter.grad is not None:
-            state[f"grad {name}"] = recorder.view(parameter.grad)
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"optimizer {name}.{key}"] = recorder.view(value)
-    optimizer.zero_grad()
-
+            program.note(f"grad {name}", parameter.grad)
+    program.optimizer.step()
+    for name, parameter in parameters.items():
+        for key, value in program.optimizer.state.get(parameter, {}).items():
+            program.note(f"optimizer {name}.{key}", value)
+    program.optimizer.zero_grad()

@@ -60,6 +60,8 @@ class Op:
     to_host: bool = False
     read: list[Storage] = field(default_factory=list)
     """What its arguments lie in."""
+    operands: frozenset[int] = frozenset()
+    """Bytes of each of its arguments, laid out without gaps."""
     inner: list[int] = field(default_factory=list)
     """Sizes of storages the virtual device allocated during it that are in no result."""
 
@@ -69,19 +71,18 @@ class Op:
 
 
 class Recorder(TorchDispatchMode):
-    """Use as a context around the program; `card` tells the tensors of the virtual GPU (none, for a real run)."""
+    """Use as a context around the program; `card` is the virtual GPU (none, for a real run)."""
 
-    def __init__(self, card: Callable[[torch.Tensor], bool] = lambda _: False) -> None:
+    def __init__(self, card: Card | None = None) -> None:
         super().__init__()
         self.ops: list[Op] = []
         self.storages: list[Storage] = []
         self.deaths: list[Storage] = []
         self._card = card
-        self._alive: dict[int, tuple[weakref.ref[Any], Storage]] = {}
+        self._alive: dict[int, Storage] = {}
         #: (identity, bytes) of what the virtual device allocated during the operation in progress.
         self.allocated: list[tuple[int, int]] = []
         self._outside: dict[int, int] = {}
-        #: Set when the program is over: what is released later is no longer its doing.
         self.ended = False
 
     @property
@@ -102,41 +103,50 @@ class Recorder(TorchDispatchMode):
         return View(tuple(t.shape), tuple(t.stride()), t.dtype, t.storage_offset(), self._storage(t, len(self.ops)))
 
     def _storage(self, t: torch.Tensor, born: int, created: list[Storage] | None = None) -> Storage:
-        raw = t.untyped_storage()
-        key = raw._cdata
-        entry = self._alive.get(key)
-        if entry is not None and entry[0]() is not None:
-            return entry[1]
+        card = self._card
+        on_card = card is not None and card.has(t)
+        key = card.identity(t) if card is not None and on_card else t.untyped_storage()._cdata
+        found = self._alive.get(key)
+        if found is not None:
+            return found
+        nbytes = card.nbytes(t) if card is not None and on_card else t.untyped_storage().nbytes()
         self._outside.pop(key, None)
-        storage = Storage(len(self.storages), raw.nbytes(), self._card(t), born)
+        storage = Storage(len(self.storages), nbytes, on_card, born)
         self.storages.append(storage)
-
-        def died(reference: Any) -> None:
-            current = self._alive.get(key)
-            if current is not None and current[0] is reference:
-                del self._alive[key]
-            if not self.ended:
-                storage.died = len(self.ops)
-                self.deaths.append(storage)
-
-        self._alive[key] = (weakref.ref(raw, died), storage)
+        if nbytes:  # an empty one has no life to follow
+            self._alive[key] = storage
+            if not on_card:
+                weakref.finalize(t.untyped_storage(), self.died, key).atexit = False
         if created is not None:
             created.append(storage)
         return storage
+
+    def finish(self) -> None:
+        """The program is over: what is released later is no longer its doing."""
+        self._settle()
+        self.ended = True
+
+    def died(self, key: int) -> None:
+        """The storage of that identity has been released."""
+        storage = self._alive.pop(key, None)
+        if storage is not None and not self.ended:
+            storage.died = len(self.ops)
+            self.deaths.append(storage)
 
     # ------------------------------------------------------------ operations
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         op = Op(str(func).removeprefix("aten."))
+        self._settle()
         position = len(self.ops)
         self.ops.append(op)
         self._outside.update(self.allocated)
         self.allocated.clear()
         inputs = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
         op.read = [self._storage(t, position, op.created) for t in inputs]
-        host_input = any(not self._card(t) for t in inputs)
-        card_input = any(self._card(t) for t in inputs)
+        op.operands = frozenset(t.numel() * t.element_size() for t in inputs)
+        inputs_on_card = [s.on_card for s in op.read]
         out = func(*args, **kwargs)
         results = [t for t in tree_iter(out) if isinstance(t, torch.Tensor)]
         op.results = [
@@ -145,28 +155,55 @@ class Recorder(TorchDispatchMode):
             )
             for t in results
         ]
-        card_result = any(self._card(t) for t in results)
-        op.from_host = card_result and host_input and not card_input
-        op.to_host = card_input and bool(results) and not card_result
+        results_on_card = [v.storage.on_card for v in op.results]
+        op.from_host = any(results_on_card) and bool(op.read) and not any(inputs_on_card)
+        op.to_host = any(inputs_on_card) and bool(op.results) and not any(results_on_card)
         if self.allocated:
-            mine = {t.untyped_storage()._cdata for t in (*results, *inputs)}
+            assert self._card is not None
+            mine = {self._card.identity(t) for t in (*results, *inputs) if self._card.has(t)}
             op.inner = [nbytes for key, nbytes in self.allocated if key not in mine]
             self.allocated.clear()
+        self._settle()
         return out
 
+    def _settle(self) -> None:
+        if self._card is not None:
+            self._card.settle()
 
-@contextmanager
-def watched_allocations(recorder: Recorder, device: Any) -> Iterator[None]:
-    """Tell `recorder` of every storage that the virtual `device` allocates."""
-    allocate = device.allocate
 
-    def watched_allocate(nbytes: int) -> torch.UntypedStorage:
-        storage: torch.UntypedStorage = allocate(nbytes)
-        recorder.allocated.append((storage._cdata, nbytes))
-        return storage
+class Card:
+    """What the recorder asks of the virtual GPU, and what it is told of by it."""
 
-    device.allocate = watched_allocate
-    try:
-        yield
-    finally:
-        device.allocate = allocate
+    def __init__(self, device: Any) -> None:
+        from hfgpu_magic.virtual import backend, lifetimes
+
+        self._device = device
+        self.has: Callable[[torch.Tensor], bool] = backend.on_card
+        self.identity: Callable[[torch.Tensor], int] = backend.storage_address
+        self.settle: Callable[[], None] = lifetimes.drain
+
+    def nbytes(self, t: torch.Tensor) -> int:
+        return self._device.storage_nbytes(t) or 0
+
+    @contextmanager
+    def watched(self, recorder: Recorder) -> Iterator[None]:
+        """Tell `recorder` of every storage that the device allocates and releases."""
+        device = self._device
+        tensor, storage_died = device.tensor, device.storage_died
+
+        def watched_tensor(*args: Any) -> torch.Tensor:
+            made: torch.Tensor = tensor(*args)
+            nbytes = self.nbytes(made)
+            if nbytes:
+                recorder.allocated.append((self.identity(made), nbytes))
+            return made
+
+        def watched_died(lease: Any) -> None:
+            recorder.died(lease.cdata)
+            storage_died(lease)
+
+        device.tensor, device.storage_died = watched_tensor, watched_died
+        try:
+            yield
+        finally:
+            del device.tensor, device.storage_died

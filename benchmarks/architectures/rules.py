@@ -34,6 +34,7 @@ class Group:
 class Rules:
     groups: tuple[Group, ...]
     loose_strides: frozenset[str]
+    operand_copy: frozenset[str]
 
 
 @functools.cache
@@ -43,4 +44,8 @@ def rules() -> Rules:
         Group(g["name"], g["reason"], tuple(g["real"]), tuple(g["virtual"]), g.get("host_copy", False))
         for g in table["group"]
     )
-    return Rules(groups, frozenset(row["operation"] for row in table["loose_strides"]))
+    return Rules(
+        groups,
+        loose_strides=frozenset(row["operation"] for row in table["loose_strides"]),
+        operand_copy=frozenset(name for row in table["operand_copy"] for name in row["operations"]),
+    )

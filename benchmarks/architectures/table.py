@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .batches import MAKERS, Batch
+from .batches import MAKERS
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Architecture:
     batch: str
     config: dict[str, Any] = field(default_factory=dict)
     experts: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Given to the model besides its batch."""
 
     def build(self, attention: str, *, dropout: bool = False) -> torch.nn.Module:
         """The model on the host, in training mode, its weights from a fixed seed."""
@@ -39,9 +41,9 @@ class Architecture:
         model: torch.nn.Module = cls(config).train()
         return model
 
-    def inputs(self) -> Batch:
+    def inputs(self) -> dict[str, Any]:
         torch.manual_seed(1)
-        return MAKERS[self.batch]()
+        return MAKERS[self.batch]() | self.arguments
 
 
 def _copied(config: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +76,7 @@ def architectures() -> tuple[Architecture, ...]:
             batch=row["batch"],
             config=sizes.get(row.get("like"), {}) | row.get("config", {}),
             experts=row.get("experts"),
+            arguments=row.get("arguments", {}),
         )
         for name, row in rows.items()
     )

@@ -24,7 +24,7 @@ _Parameter = torch.nn.Parameter
 #: Run after an operation's outputs exist: `effect(device, args, kwargs, out)`.  Filled by `effects`.
 EFFECTS: dict[str, Callable[..., None]] = {}
 #: Asked once per operation and argument shapes: `chooser(args, kwargs, out)` gives the effect, or None.
-#: Tensors in it may be meta tensors.  Filled by `effects`.
+#: Tensors in it are meta tensors.  Filled by `effects`.
 CHOOSERS: dict[str, Callable[..., Callable[..., None] | None]] = {}
 #: A float argument decides the size of these results, so its value belongs to the cache key.
 _SIZED_BY_FLOATS = ("arange", "range", "linspace", "logspace", "upsample", "_upsample")
@@ -178,14 +178,16 @@ def _written(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[
 def _analyse(op: Any, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
     checks.check(op, plan.name, args, kwargs)
     gpu = state.current().gpu
-    if plan.aliased:
-        targets = _written(plan, args, kwargs)
-        effect = _effect(plan.name, args, kwargs, targets[0] if len(targets) == 1 else targets)
-        resize = _out_shapes(op, plan, args, kwargs) if plan.out_only else None
-        cost = roofline.seconds(gpu, op, args, kwargs, targets[0] if len(targets) == 1 else targets)
-        return Entry(None, _any_small(targets), cost, effect, resize)
+    # Choosers see meta tensors only: the effect they give is remembered, and must not keep anything alive.
     meta_args = tuple([to_meta(a) for a in args])
     meta_kwargs = {k: to_meta(v) for k, v in kwargs.items()}
+    if plan.aliased:
+        targets = _written(plan, meta_args, meta_kwargs)
+        target = targets[0] if len(targets) == 1 else targets
+        effect = _effect(plan.name, meta_args, meta_kwargs, target)
+        resize = _out_shapes(op, plan, args, kwargs) if plan.out_only else None
+        cost = roofline.seconds(gpu, op, meta_args, meta_kwargs, target)
+        return Entry(None, _any_small(targets), cost, effect, resize)
     out = _shapes(op, meta_args, meta_kwargs)
     effect = _effect(plan.name, meta_args, meta_kwargs, out)
     cost = roofline.seconds(gpu, op, meta_args, meta_kwargs, out)

@@ -1,0 +1,85 @@
+"""The same step without the recorder: which storages does the program make when nobody looks?
+
+A `TorchDispatchMode` gives every tensor a Python object, and autograd then no longer adds gradients in place
+where it holds the last reference.  So the storages are counted once more without it: on the host by
+PyTorch's profiler, which hears of every allocation, on the card by the device itself.  On either side the
+kernels' own temporaries are left out, and so are tensors of a few values (the host keeps Python's numbers
+in tensors, too).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from .program import Run, prepared, step, without_collection
+from .table import Architecture
+
+#: Storages up to this many bytes are not counted.
+SMALL = 64
+
+
+def on_host(architecture: Architecture, watched: Run, attention: str = "eager") -> Counter[int]:
+    """Size in bytes -> storages.  `watched` is the recorded run: its operations are the kernels."""
+    from torch._C._profiler import _EventType
+    from torch.profiler import ProfilerActivity, profile
+
+    program = prepared(architecture, "cpu", attention)
+    with without_collection(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
+            step(program)
+    kernels = {"aten::" + op.name.split(".")[0] for op in watched.recorder.ops}
+    events: list[tuple[int, int, int, int]] = []
+
+    def walk(nodes: Any, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """(time, address, bytes or minus bytes, when the kernel around it ends; 0 for none)."""
+        for node in nodes:
+            if node.tag == _EventType.Allocation:
+                yield node.start_time_ns, node.extra_fields.ptr, node.extra_fields.alloc_size, end
+            else:
+                outermost = not end and node.name in kernels
+                yield from walk(node.children, node.start_time_ns + node.duration_time_ns if outermost else end)
+
+    assert seen.profiler is not None
+    events = sorted(walk(seen.profiler.kineto_results.experimental_event_tree(), 0))
+    alive: dict[int, tuple[int, int]] = {}
+    made: Counter[int] = Counter()
+    for time, address, nbytes, end in events:
+        if nbytes > 0:
+            alive[address] = (nbytes, end)
+            made[nbytes] += nbytes > SMALL
+        elif address in alive:
+            size, kernel_end = alive.pop(address)
+            if time <= kernel_end:
+                made[size] -= size > SMALL
+    return +made
+
+
+def on_card(architecture: Architecture, watched: Run, attention: str = "eager") -> Counter[int]:
+    """The same inside a `VirtualGPU` block; the kernels' temporaries are those of the recorded run."""
+    from hfgpu_magic.virtual import backend, state
+
+    program = prepared(architecture, "cuda", attention)
+    device = state.current()
+    made: Counter[int] = Counter()
+    tensor = device.tensor
+
+    def counted(size: Any, stride: Any, dtype: torch.dtype, *rest: Any) -> torch.Tensor:
+        nbytes = backend.span(size, stride) * dtype.itemsize
+        made[nbytes] += nbytes > SMALL
+        return tensor(size, stride, dtype, *rest)
+
+    device.tensor = counted  # type: ignore[method-assign]
+    try:
+        with without_collection(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            step(program)
+    finally:
+        del device.tensor
+    made.subtract(nbytes for op in watched.recorder.ops for nbytes in op.inner if nbytes > SMALL)
+    return +made
