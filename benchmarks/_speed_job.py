@@ -31,7 +31,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--seq", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
+    parser.add_argument("--full", action="store_true", help="train all weights instead of LoRA's")
+    parser.add_argument("--fake", action="store_true", help="in FakeTensorMode, which has no values to read")
     options = parser.parse_args()
+    if options.fake:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        with FakeTensorMode():
+            train(options)
+    else:
+        train(options)
+
+
+def train(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
 
     config = AutoConfig.from_pretrained(options.config)
@@ -47,12 +60,13 @@ def main() -> None:
     with torch.device(options.device):
         model = auto.from_config(config, dtype=torch.float32 if options.hidden else torch.bfloat16)
     model.config.use_cache = False
-    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
-    model.enable_input_require_grads()
+    if not options.full:
+        model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model.enable_input_require_grads()
     model.gradient_checkpointing_enable()
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    optimizer = (torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.SGD)(trained, lr=1e-4)
     built = time.perf_counter() - started
 
     steps = []
@@ -65,7 +79,8 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        loss.item()
+        if not options.fake:
+            loss.item()
         steps.append(time.perf_counter() - started)
     print(json.dumps({"steps": steps, "imports": IMPORTED - STARTED, "build": built}))
 
