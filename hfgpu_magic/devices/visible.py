@@ -119,12 +119,21 @@ class _Reader:
                 break
             device = self._find(entry, kind, where, tail)
             if device is None:
+                if not self.cards:
+                    self._misspelt(entries[place:], place + 1)
                 break
             if device in chosen:
                 self._complain(f"{where} names {_short(device)} a second time; CUDA then shows no device")
                 return []
             chosen.append(device)
         return chosen
+
+    def _misspelt(self, entries: Sequence[str], first: int) -> None:
+        """With no card to find, what can never name one is still worth a word."""
+        for place, raw in enumerate(entries, first):
+            entry = raw.strip()
+            if entry and not entry.startswith(("GPU-", "MIG-")) and not entry.lstrip("+-").isdigit():
+                self._complain(f"entry {place}, {entry!r}, is neither a number nor a GPU-... or MIG-... id")
 
     def _complain(self, what: str) -> None:
         if self.problem is None:

@@ -81,6 +81,9 @@ def test_rejected_part_is_named(value: str, seen: tuple[DeviceSnapshot, ...], pr
 def test_without_any_gpu_only_nonsense_is_a_problem(value: str) -> None:
     assert parse_visible(value, ()).problem is None
     assert parse_visible("zero", ()).problem is not None
+    later = parse_visible("0,x,1", ()).problem
+    assert later is not None
+    assert "entry 2, 'x'" in later
 
 
 def test_a_gpu_without_uuid_is_still_counted() -> None:
