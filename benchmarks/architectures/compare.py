@@ -50,7 +50,9 @@ class Comparison:
     @property
     def share(self) -> float:
         """Equal storages among those of the virtual record that no rule leaves out."""
-        compared = self.storages_virtual - sum(n for key, n in self.left_out.items() if key.startswith("virtual"))
+        compared = self.storages_virtual - sum(
+            n for key, n in self.left_out.items() if key.startswith("virtual")
+        )
         return self.equal / compared if compared else 0.0
 
 
@@ -113,12 +115,16 @@ class _Walk:
         if len(a.results) != len(b.results):
             self.mismatch("results", b, f"{a.shown} != {b.shown}")
         for x, y in zip(a.results, b.results, strict=False):
-            if not _same_layout(x, y, x.storage in self.loose or (a.name == "unbind.int" and not x.storage.nbytes)):
+            if not _same_layout(
+                x, y, x.storage in self.loose or (a.name == "unbind.int" and not x.storage.nbytes)
+            ):
                 self.mismatch("layout", b, f"real {_shown(x)}, virtual {_shown(y)}")
             if x.storage in a.created and y.storage in b.created:
                 self.marry(x.storage, y.storage, b)
-            elif x.storage.nbytes and self.partner.get(x.storage) is not y.storage and not (
-                x.storage not in self.partner and y.storage not in self.paired
+            elif (
+                x.storage.nbytes
+                and self.partner.get(x.storage) is not y.storage
+                and not (x.storage not in self.partner and y.storage not in self.paired)
             ):
                 self.mismatch("aliasing", b, f"result {_shown(y)} lies in another storage than the real one")
         new_a = [s for s in a.created if s not in self.partner]
@@ -195,7 +201,11 @@ class _Walk:
             if x != y:
                 origin = self.virtual[b.born].name if b.born >= 0 else "the start"
                 self.result.mismatches.append(
-                    Mismatch("life", f"storage of {b.nbytes} bytes from {origin}", f"dies in step {x} for real, {y} virtually")
+                    Mismatch(
+                        "life",
+                        f"storage of {b.nbytes} bytes from {origin}",
+                        f"dies in step {x} for real, {y} virtually",
+                    )
                 )
                 self.spoiled.add(b)
         self.result.equal = sum(1 for b in self.partner.values() if b not in self.spoiled)
@@ -206,7 +216,11 @@ class _Walk:
         swapped = sum(1 for s, t in zip(order_real, order_virtual, strict=False) if s is not t)
         if swapped and not any(m.kind == "life" for m in self.result.mismatches):
             self.result.mismatches.append(
-                Mismatch("order of frees", "the whole step", f"{swapped} of {len(order_real)} storages die in another order")
+                Mismatch(
+                    "order of frees",
+                    "the whole step",
+                    f"{swapped} of {len(order_real)} storages die in another order",
+                )
             )
 
 
@@ -216,14 +230,18 @@ def compare(name: str, real: Run, virtual: Run) -> Comparison:
     known = [[s for s in run.recorder.storages if s.born < 0] for run in (real, virtual)]
     result = walk.result
     if [s.nbytes for s in known[0]] != [s.nbytes for s in known[1]]:
-        result.mismatches.append(Mismatch("state", "the start", "parameters, buffers or batch differ in storages"))
+        result.mismatches.append(
+            Mismatch("state", "the start", "parameters, buffers or batch differ in storages")
+        )
     for a, b in zip(*known, strict=False):
         walk.partner[a] = b
         walk.paired.add(b)
     walk.run()
     walk.lives(real, virtual)
     for nbytes in virtual.recorder.unseen:
-        result.mismatches.append(Mismatch("hidden storages", "outside operations", f"{nbytes} bytes never seen"))
+        result.mismatches.append(
+            Mismatch("hidden storages", "outside operations", f"{nbytes} bytes never seen")
+        )
     for key in {**real.state, **virtual.state}:
         x, y = real.state.get(key), virtual.state.get(key)
         if x is None or y is None:
@@ -253,9 +271,7 @@ def _same_layout(x: View, y: View, loose: bool) -> bool:
         return x.layout == y.layout
     if 0 in x.shape:
         return (x.shape, x.dtype) == (y.shape, y.dtype)
-    strides = [
-        tuple(step for n, step in zip(v.shape, v.stride, strict=True) if n > 1) for v in (x, y)
-    ]
+    strides = [tuple(step for n, step in zip(v.shape, v.stride, strict=True) if n > 1) for v in (x, y)]
     return (x.shape, x.dtype, x.offset, strides[0]) == (y.shape, y.dtype, y.offset, strides[1])
 
 

@@ -79,7 +79,6 @@ def _recorded(program: Program, recorder: Recorder, watched: AbstractContextMana
 @contextmanager
 def without_collection() -> Iterator[None]:
     """When the collector of cycles runs is no property of the program."""
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -100,7 +100,9 @@ class Recorder(TorchDispatchMode):
 
     def view(self, t: torch.Tensor) -> View:
         """`t` as it is now."""
-        return View(tuple(t.shape), tuple(t.stride()), t.dtype, t.storage_offset(), self._storage(t, len(self.ops)))
+        return View(
+            tuple(t.shape), tuple(t.stride()), t.dtype, t.storage_offset(), self._storage(t, len(self.ops))
+        )
 
     def _storage(self, t: torch.Tensor, born: int, created: list[Storage] | None = None) -> Storage:
         card = self._card
@@ -151,7 +153,11 @@ class Recorder(TorchDispatchMode):
         results = [t for t in tree_iter(out) if isinstance(t, torch.Tensor)]
         op.results = [
             View(
-                tuple(t.shape), tuple(t.stride()), t.dtype, t.storage_offset(), self._storage(t, position, op.created)
+                tuple(t.shape),
+                tuple(t.stride()),
+                t.dtype,
+                t.storage_offset(),
+                self._storage(t, position, op.created),
             )
             for t in results
         ]

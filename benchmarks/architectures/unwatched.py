@@ -34,19 +34,22 @@ def on_host(architecture: Architecture, watched: Run, attention: str = "eager") 
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
             step(program)
     kernels = {"aten::" + op.name.split(".")[0] for op in watched.recorder.ops}
-    events: list[tuple[int, int, int, int]] = []
 
-    def walk(nodes: Any, end: int) -> Iterator[tuple[int, int, int, int]]:
+    def walk(nodes: Any, kernel: Any, parent: Any) -> Iterator[tuple[int, int, int, int]]:
         """(time, address, bytes or minus bytes, when the kernel around it ends; 0 for none)."""
         for node in nodes:
             if node.tag == _EventType.Allocation:
+                end = kernel.start_time_ns + kernel.duration_time_ns if kernel is not None else 0
                 yield node.start_time_ns, node.extra_fields.ptr, node.extra_fields.alloc_size, end
+            elif kernel is None and node.name in kernels:
+                yield from walk(node.children, node, node)
             else:
-                outermost = not end and node.name in kernels
-                yield from walk(node.children, node.start_time_ns + node.duration_time_ns if outermost else end)
+                # PyTorch copies a conjugated argument before any kernel sees it, on every device alike.
+                conjugate = parent is kernel and node.name == "aten::clone"
+                yield from walk(node.children, None if conjugate else kernel, node)
 
     assert seen.profiler is not None
-    events = sorted(walk(seen.profiler.kineto_results.experimental_event_tree(), 0))
+    events = sorted(walk(seen.profiler.kineto_results.experimental_event_tree(), None, None))
     alive: dict[int, tuple[int, int]] = {}
     made: Counter[int] = Counter()
     for time, address, nbytes, end in events:
