@@ -55,7 +55,7 @@ def on_card(architecture: Architecture, attention: str = "eager", *, dropout: bo
 
 
 def prepared(architecture: Architecture, device: str, attention: str, *, dropout: bool = False) -> Program:
-    """Everything that is there before the step.  AdamW takes its foreach form, as it does by itself on cuda."""
+    """Everything there before the step.  AdamW takes its foreach form, as it does by itself on cuda."""
     model = architecture.build(attention, dropout=dropout).to(device)
     batch = {k: _moved(v, device) for k, v in architecture.inputs().items()}
     return Program(model, batch, torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True))
