@@ -74,7 +74,7 @@ class Recorder(TorchDispatchMode):
     """Use as a context around the program; `card` is the virtual GPU (none, for a real run)."""
 
     def __init__(self, card: Card | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Op] = []
         self.storages: list[Storage] = []
         self.deaths: list[Storage] = []
@@ -87,7 +87,7 @@ class Recorder(TorchDispatchMode):
 
     @property
     def unseen(self) -> list[int]:
-        """Sizes of storages that the virtual device allocated outside any operation and that none ever used."""
+        """Bytes of each storage that the virtual device allocated outside any operation and none ever used."""
         return list(self._outside.values())
 
     # ------------------------------------------------------------ storages
@@ -101,7 +101,11 @@ class Recorder(TorchDispatchMode):
     def view(self, t: torch.Tensor) -> View:
         """`t` as it is now."""
         return View(
-            tuple(t.shape), tuple(t.stride()), t.dtype, t.storage_offset(), self._storage(t, len(self.ops))
+            tuple(t.shape),
+            tuple(t.stride()),
+            t.dtype,
+            int(t.storage_offset()),
+            self._storage(t, len(self.ops)),
         )
 
     def _storage(self, t: torch.Tensor, born: int, created: list[Storage] | None = None) -> Storage:
@@ -156,7 +160,7 @@ class Recorder(TorchDispatchMode):
                 tuple(t.shape),
                 tuple(t.stride()),
                 t.dtype,
-                t.storage_offset(),
+                int(t.storage_offset()),
                 self._storage(t, position, op.created),
             )
             for t in results
