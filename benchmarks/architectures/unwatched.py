@@ -77,7 +77,7 @@ def on_card(architecture: Architecture, watched: Run, attention: str = "eager") 
         made[nbytes] += nbytes > SMALL
         return tensor(size, stride, dtype, *rest)
 
-    device.tensor = counted  # type: ignore[method-assign]
+    device.tensor = counted  # type: ignore[method-assign, assignment]
     try:
         with without_collection(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
