@@ -210,7 +210,8 @@ class _Walk:
                 self.spoiled.add(b)
         self.result.equal = sum(1 for b in self.partner.values() if b not in self.spoiled)
         # Host tensors of the virtual run are real ones; theirs is no order that the card's allocator sees.
-        order_real = [b for a in real.recorder.deaths if (b := self.partner.get(a)) and b.on_card]
+        partners = [self.partner.get(a) for a in real.recorder.deaths]
+        order_real = [p for p in partners if p is not None and p.on_card]
         followed = {b for b in self.partner.values() if b.on_card}
         order_virtual = [s for s in virtual.recorder.deaths if s in followed]
         swapped = sum(1 for s, t in zip(order_real, order_virtual, strict=False) if s is not t)
