@@ -87,7 +87,7 @@ class Recorder(TorchDispatchMode):
 
     @property
     def unseen(self) -> list[int]:
-        """Bytes of each storage that the virtual device allocated outside any operation and none ever used."""
+        """Bytes of each storage that the virtual device allocated outside operations and none ever used."""
         return list(self._outside.values())
 
     # ------------------------------------------------------------ storages
