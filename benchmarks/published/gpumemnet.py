@@ -14,8 +14,8 @@ the same table (29 parameters) already takes 1443 MiB, so everything was loaded 
 driver nor CUDA version is stated, so nothing but that table would say so, and the rows stay too low by it.
 
 Missing for the networks besides: the code of cuDNN's kernels, which no perceptron loads, and cuDNN's
-workspaces, which depend on the algorithms its heuristics take.  `device_high` ends the band that allows for both: the
-bound of `Libraries.convolution`, and a context as far above this one as the catalog's spread goes.
+workspaces, which depend on the algorithms its heuristics take.  `device_high` ends the band that allows
+for both: the bound of `Libraries.convolution`, and a context as far above this one as the catalog's spread goes.
 """
 
 from __future__ import annotations
