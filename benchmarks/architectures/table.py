@@ -25,12 +25,15 @@ class Architecture:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Given to the model besides its batch."""
 
-    def build(self, attention: str, *, dropout: bool = False) -> torch.nn.Module:
-        """The model on the host, in training mode, its weights from a fixed seed."""
+    def model_class(self) -> Any:
         import transformers
 
+        return getattr(transformers, self.model)
+
+    def build(self, attention: str, *, dropout: bool = False) -> torch.nn.Module:
+        """The model on the host, in training mode, its weights from a fixed seed."""
         torch.manual_seed(0)
-        cls = getattr(transformers, self.model)
+        cls = self.model_class()
         config = cls.config_class(**_copied(self.config))
         for part in _parts(config):
             part._attn_implementation = attention
