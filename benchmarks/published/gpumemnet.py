@@ -15,7 +15,8 @@ driver nor CUDA version is stated, so nothing but that table would say so, and t
 
 Missing for the networks besides: the code of cuDNN's kernels, which no perceptron loads, and cuDNN's
 workspaces, which depend on the algorithms its heuristics take.  `device_high` ends the band that allows
-for both: the bound of `Libraries.convolution`, and a context as far above this one as the catalog's spread goes.
+for both: the bound of `Libraries.convolution`, and a context as far above this one as the catalog's
+spread goes.
 """
 
 from __future__ import annotations
