@@ -48,11 +48,14 @@ class Comparison:
     mismatches: list[Mismatch] = field(default_factory=list)
 
     @property
+    def left_out_virtual(self) -> int:
+        """Storages of the virtual record that a rule leaves out."""
+        return sum(n for key, n in self.left_out.items() if key.startswith("virtual"))
+
+    @property
     def share(self) -> float:
         """Equal storages among those of the virtual record that no rule leaves out."""
-        compared = self.storages_virtual - sum(
-            n for key, n in self.left_out.items() if key.startswith("virtual")
-        )
+        compared = self.storages_virtual - self.left_out_virtual
         return self.equal / compared if compared else 0.0
 
 
@@ -144,7 +147,7 @@ class _Walk:
             self.host_copy(group, virtual)
             return
         # An empty storage holds nothing; which of two programs keeps one is of no interest.
-        free = [s for op in real for s in op.created]
+        free = [s for op in reversed(real) for s in op.created]  # the last operation gives the result
         for t in [s for op in virtual for s in op.created]:
             match = next((s for s in free if s.nbytes == t.nbytes and t.nbytes), None)
             if match is None:

@@ -48,7 +48,7 @@ def differential(architecture: Architecture, *, dropout: bool = False) -> Outcom
 def without_scores(architecture: Architecture) -> program.Run | None:
     """The step with scaled_dot_product_attention on the card; None where the model has no such form.
 
-    The host's fused kernels are others than the card's, so there is nothing to compare operation by operation.
+    The host's fused kernels are others than the card's: nothing to compare operation by operation.
     """
     if not architecture.model_class()._supports_sdpa:
         return None

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .recorder import Op
 
@@ -38,8 +39,29 @@ class Rules:
 
 
 @functools.cache
+def _table() -> dict[str, list[dict[str, Any]]]:
+    return tomllib.loads((Path(__file__).parent / "rules.toml").read_text(encoding="utf-8"))
+
+
+def reasons() -> list[tuple[str, str]]:
+    """Every allowed difference, named, with why it is right."""
+    table = _table()
+    return [
+        *(
+            (f"{g['name']}: {' '.join(g['real']) or '(nothing)'} / {' '.join(g['virtual'])}", g["reason"])
+            for g in table["group"]
+        ),
+        *((f"strides of {row['operation']}", row["reason"]) for row in table["loose_strides"]),
+        *(
+            (f"copied arguments of {' '.join(row['operations'])}", row["reason"])
+            for row in table["operand_copy"]
+        ),
+    ]
+
+
+@functools.cache
 def rules() -> Rules:
-    table = tomllib.loads((Path(__file__).parent / "rules.toml").read_text(encoding="utf-8"))
+    table = _table()
     groups = tuple(
         Group(g["name"], g["reason"], tuple(g["real"]), tuple(g["virtual"]), g.get("host_copy", False))
         for g in table["group"]

@@ -29,7 +29,7 @@ def on_host(architecture: Architecture, watched: Run, attention: str = "eager") 
     from torch.autograd.profiler import profile
 
     class Profile(profile):
-        def _parse_kineto_results(self, result: Any) -> list[Any]:
+        def _parse_kineto_results(self, *result: Any, **limits: Any) -> list[Any]:  # noqa: ARG002
             return []  # its list of events is not used; making it takes longer than the step
 
     program = prepared(architecture, "cpu", attention)

@@ -1,4 +1,4 @@
-"""The differential test's parts live in `benchmarks/architectures`, beside the command that prints its table."""
+"""The parts live in `benchmarks/architectures`, beside the command that prints the table."""
 
 from __future__ import annotations
 
