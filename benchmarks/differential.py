@@ -1,8 +1,8 @@
 """The differential test as a table: `python benchmarks/differential.py [PATTERN...] [--json] [--rules]`.
 
 Every architecture of `benchmarks/architectures/tiny.toml` takes one training step (forward, backward, AdamW)
-on real CPU tensors and on a virtual card.  Storages are compared one by one: size, the operation that makes it,
-the operation after which it is released.  "left out" are those that CUDA rightly makes otherwise (--rules
+on real CPU tensors and on a virtual card.  Storages are compared one by one: size, the operation that makes
+it, the operation after which it is released.  "left out" are those that CUDA rightly makes otherwise (--rules
 says why).  "unwatched" tells whether the step makes as many storages of every size when nothing records it.
 Exit status 1 when anything differs.
 """
