@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import linecache
 import os
 import sys
@@ -99,6 +100,18 @@ def _hidden_gpus() -> Iterator[None]:
             os.environ[name] = before
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """While PyTorch is imported: it makes objects by the million that all stay, and none is worth looking at."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 #: "Memory to spare" for the run that finds a program's demand (bytes).
 _AMPLE = 1 << 40
 
@@ -121,7 +134,8 @@ def run_callable(
         if has_real_gpu():
             return _inside(MeasuredGPU(), execute)
         gpu = DEFAULT
-    from .virtual.session import VirtualGPU
+    with _uncollected():
+        from .virtual.session import VirtualGPU
 
     report, error = _inside(VirtualGPU(gpu, display=display), execute)
     if demand and report.outcome == "oom":
