@@ -89,6 +89,12 @@ class VirtualDevice:
         self._null = space.base
         self._peaks = (0, 0)
         self.closed = False
+        #: The current stream; 0 is the default one.
+        self.stream = 0
+        #: Whether a CUDA graph is being captured.
+        self.capturing = False
+        #: Called as f(device, allocation, total, free) before an out-of-memory error.  Bytes.
+        self.oom_observers: list[Callable[[int, int, int, int], object]] = []
         self._watch: Watch | None = None
         self._until_look = 0
 
@@ -173,7 +179,7 @@ class VirtualDevice:
                 self.release(block)
 
     def _log(self, record: Record) -> None:
-        allocator = self.allocator
+        allocator = self._allocator  # `_malloc` has just heard of the dead
         timeline, allocated = self.timeline, allocator.allocated
         timeline.allocated(record, allocated)
         timeline.until_tick -= 1
@@ -206,6 +212,12 @@ class VirtualDevice:
         lease = self._live.get(storage_address(t))
         return None if lease is None else lease.block.requested
 
+    def record_stream(self, t: torch.Tensor, stream: Any) -> None:
+        """`Tensor.record_stream`: the block of `t` is in use on `stream` too."""
+        lease = self._live.get(storage_address(t))
+        if lease is not None:
+            self.allocator.record_stream(lease.block, stream.stream_id)
+
     def record_of(self, t: torch.Tensor) -> Record | None:
         if not backend.on_card(t):
             return None
@@ -215,7 +227,7 @@ class VirtualDevice:
     def _malloc(self, nbytes: int) -> Block:
         lifetimes.drain()
         try:
-            return self._allocator.malloc(nbytes)
+            return self._allocator.malloc(nbytes, self.stream)
         except AllocationFailed as caught:
             failure = caught.with_traceback(None)
         # Not kept in a variable: error, traceback and this frame would hold each other, and with them every
@@ -262,6 +274,8 @@ class VirtualDevice:
 
     def _out_of_memory(self, failure: AllocationFailed, nbytes: int) -> Exception:
         message = failure.message(torch.__version__)
+        for observer in self.oom_observers:
+            observer(0, failure.segment_size, self.memory.total, self.memory.free)
         if self.out_of_memory is None:
             file, line, code = line_of_caller()
             self.out_of_memory = OutOfMemory(message, file, line, nbytes, code)

@@ -80,9 +80,9 @@ class Libraries:
 
     def cublas(self, device: VirtualDevice) -> None:
         """To be called by every GEMM, after its result is allocated: the first of a thread pays."""
-        thread = _handle()
-        if thread not in self._cublas and self._cublas_size:
-            self._cublas[thread] = device.hold(self._cublas_size, "workspace", "cuBLAS workspace")
+        handle = _handle(device)
+        if handle not in self._cublas and self._cublas_size:
+            self._cublas[handle] = device.hold(self._cublas_size, "workspace", "cuBLAS workspace")
 
     def cublaslt(self, device: VirtualDevice) -> None:
         """To be called by every GEMM that cuBLASLt runs, after its result is allocated.
@@ -94,9 +94,9 @@ class Libraries:
             self.cublas(device)
         elif self._rules.lt_kept:
             self.cublas(device)
-            thread = _handle()
-            if thread not in self._lt:
-                self._lt[thread] = device.hold(self._lt_size, "workspace", "cuBLASLt workspace")
+            handle = _handle(device)
+            if handle not in self._lt:
+                self._lt[handle] = device.hold(self._lt_size, "workspace", "cuBLASLt workspace")
         else:
             block = device.hold(self._lt_size, "workspace", "cuBLASLt workspace")
             self.cublas(device)
@@ -127,9 +127,9 @@ def _installed() -> str:
     return torch.__version__
 
 
-def _handle() -> int:
-    """The main thread and autograd's device thread use different cuBLAS handles.
+def _handle(device: VirtualDevice) -> int:
+    """The main thread and autograd's device thread use different cuBLAS handles; a workspace is a stream's.
 
     Handles are pooled: a finished thread's handle goes to the next, so all other threads share one.
     """
-    return 0 if threading.current_thread() is threading.main_thread() else 1
+    return 2 * device.stream + (threading.current_thread() is not threading.main_thread())

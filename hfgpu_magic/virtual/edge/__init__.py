@@ -14,7 +14,31 @@ if TYPE_CHECKING:
 
 def install(patches: Patches, device: VirtualDevice) -> None:
     """Map `cuda` onto `device`, completely."""
-    from . import autocast, cuda_c, cuda_python, factories, fake, generators, misc, storages, tensors
+    from . import (
+        autocast,
+        cuda_c,
+        cuda_python,
+        factories,
+        fake,
+        generators,
+        graphs,
+        misc,
+        storages,
+        streams,
+        tensors,
+    )
 
-    for part in (cuda_c, cuda_python, tensors, storages, generators, factories, autocast, misc, fake):
+    for part in (
+        cuda_c,
+        cuda_python,
+        streams,
+        graphs,
+        tensors,
+        storages,
+        generators,
+        factories,
+        autocast,
+        misc,
+        fake,
+    ):
         part.install(patches, device)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
-import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,74 +41,6 @@ class Properties:
     pci_device_id: int = 0
     pci_domain_id: int = 0
     gcnArchName: str = ""
-
-
-class Stream:
-    """`torch.cuda.Stream` without a queue: every operation is finished when the call returns."""
-
-    device_type = 1
-    cuda_stream = 0
-    stream_id = 0
-    device_index = 0
-    priority = 0
-
-    def __init__(self, device: Any = None, priority: int = 0, **kwargs: Any) -> None:
-        gpu_index(device)
-        self.device = CUDA0
-        self.priority = priority
-
-    def synchronize(self) -> None: ...
-    def wait_stream(self, stream: Any) -> None: ...
-    def wait_event(self, event: Any) -> None: ...
-
-    def query(self) -> bool:
-        return True
-
-    def is_capturing(self) -> bool:
-        return False
-
-    def record_event(self, event: Any = None) -> Event:
-        event = event or Event()
-        event.record(self)
-        return event  # type: ignore[no-any-return]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stream)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-class Event:
-    """`torch.cuda.Event`; `elapsed_time` is the card's *estimated* time between two records."""
-
-    def __init__(
-        self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
-    ) -> None:
-        self.device = CUDA0
-        self._at: float | None = None
-
-    def record(self, stream: Any = None) -> None:
-        from .. import state
-
-        self._at = state.current().seconds if state.active is not None else time.perf_counter()
-
-    def wait(self, stream: Any = None) -> None: ...
-    def synchronize(self) -> None: ...
-
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, end_event: Event) -> float:
-        """Milliseconds."""
-        if self._at is None or end_event._at is None:
-            raise RuntimeError("Both events must be recorded before calculating elapsed time.")
-        return (end_event._at - self._at) * 1e3
 
 
 class _Runtime:
@@ -198,12 +128,6 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         "is_tf32_supported": lambda: gpu.capability >= (8, 0),
         "_get_generator": lambda d: cuda.default_generators[0],
         "default_generators": (_default_generator(),),
-        "Stream": Stream,
-        "Event": Event,
-        "current_stream": lambda d=None: Stream(d),
-        "default_stream": lambda d=None: Stream(d),
-        "set_stream": lambda stream: None,
-        "stream": lambda stream: contextlib.nullcontext(stream),
         "utilization": lambda d=None: 0,
         "device_memory_used": lambda d=None: device.memory.total - device.memory.free,
         "temperature": lambda d=None: 0,
@@ -212,8 +136,6 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     }
     for name, value in python.items():
         patches.set(cuda, name, value)
-    patches.set(torch.cuda.streams, "Stream", Stream)
-    patches.set(torch.cuda.streams, "Event", Event)
     for name in _TENSOR_TYPES:
         full = f"{name}Tensor"
         dtype = getattr(torch, full).dtype
@@ -259,10 +181,10 @@ def _install_random(patches: Patches) -> None:
     def seed(value: int) -> None:
         kept["seed"] = int(value)
 
-    def get_state(d: Any = "cuda") -> torch.Tensor:
+    def get_state(device: Any = "cuda") -> torch.Tensor:
         return kept["state"].clone()  # type: ignore[attr-defined, no-any-return]
 
-    def set_state(new_state: torch.Tensor, d: Any = "cuda") -> None:
+    def set_state(new_state: torch.Tensor, device: Any = "cuda") -> None:
         kept["state"] = new_state.clone()
 
     def set_all(states: Any) -> None:

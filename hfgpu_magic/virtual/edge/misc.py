@@ -50,7 +50,6 @@ def _default_devices(patches: Patches) -> None:
 def _accelerator(patches: Patches) -> None:
     from torch.accelerator import _utils
 
-    from .cuda_python import Stream
     from .names import gpu_index
 
     def index(d: Any, optional: bool = False) -> int:
@@ -61,8 +60,6 @@ def _accelerator(patches: Patches) -> None:
     for name, function in (
         ("device_count", lambda: 1),
         ("is_available", lambda: True),
-        ("current_stream", lambda d=None: Stream()),
-        ("set_stream", lambda stream: None),
     ):
         patches.set(torch.accelerator, name, function)
 

@@ -37,7 +37,6 @@ def install(patches: Patches, device: VirtualDevice) -> None:
     for name, dtype in _CASTS.items():
         patches.set(Tensor, name, _cast(getattr(TensorBase, name), dtype))
     patches.set(Tensor, "new_tensor", with_virtual_device(TensorBase.new_tensor))
-    patches.set(Tensor, "record_stream", lambda self, stream: None)
     patches.set(Tensor, "__setitem__", _setitem)
     _install_pinning(patches)
     _install_construction(patches)

@@ -140,7 +140,7 @@ def is_pinned(self: Tensor, device: Any = None) -> bool:
 
 @kernel("record_stream")
 def record_stream(self: Tensor, stream: Any) -> None:
-    """Streams are modelled as one: a block is free as soon as its tensor is."""
+    state.current().record_stream(self, stream)
 
 
 # ---------------------------------------------------------------- copies and host reads
