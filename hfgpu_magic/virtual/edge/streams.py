@@ -110,6 +110,14 @@ class Event:
         return "<torch.cuda.Event uninitialized>" if self._at is None else "<torch.cuda.Event recorded>"
 
 
+class _DeviceEvent(Event):
+    """`torch.Event`, the accelerators' common form: the device comes first."""
+
+    def __init__(self, device: Any = None, **options: Any) -> None:
+        gpu_index(device)
+        super().__init__(**options)
+
+
 def install(patches: Patches, device: VirtualDevice) -> None:
     from torch.nn.parallel import _functions as parallel
 
@@ -145,6 +153,9 @@ def install(patches: Patches, device: VirtualDevice) -> None:
         patches.set(cuda, name, value)
     patches.set(cuda.streams, "Stream", Stream)
     patches.set(cuda.streams, "Event", Event)
+    # The C++ type would take our streams for its own and read what is not there.
+    patches.set(torch, "Stream", Stream)
+    patches.set(torch, "Event", _DeviceEvent)
     patches.set(torch.accelerator, "current_stream", current)
     patches.set(torch.accelerator, "set_stream", set_stream)
     copying = Stream()
