@@ -18,6 +18,7 @@ import torch
 
 from . import backend
 from .patches import Patches
+from .threads import one_thread
 
 #: Host tensors smaller than this are filled as usual (they cost microseconds, and their values may matter).
 THRESHOLD = 1 << 20
@@ -88,6 +89,19 @@ def _skip_device(original: Callable[..., Any]) -> Callable[..., Any]:
     return fill
 
 
+def _alone(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Small fills by one thread: a LoRA model has hundreds."""
+
+    @functools.wraps(original)
+    def fill(tensor: torch.Tensor, *args: Any) -> torch.Tensor:
+        if not tensor.is_cpu or tensor.numel() * tensor.element_size() >= THRESHOLD:
+            return original(tensor, *args)  # type: ignore[no-any-return]
+        with one_thread():
+            return original(tensor, *args)  # type: ignore[no-any-return]
+
+    return fill
+
+
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 _RANDOM_FILLS = ("normal_", "uniform_", "exponential_", "bernoulli_", "random_", "log_normal_", "cauchy_")
 _INITIALISERS = (
@@ -105,6 +119,8 @@ def install(patches: Patches) -> None:
         patches.set(init, name, _skip_fill(getattr(init, name)))
     patches.set(init, "_no_grad_trunc_normal_", _skip_device(init._no_grad_trunc_normal_))
     patches.set(init, "trunc_normal_", _skip_device(init.trunc_normal_))
+    for name in ("_no_grad_zero_", "_no_grad_fill_"):  # what zeros_, ones_ and constant_ call
+        patches.set(init, name, _alone(getattr(init, name)))
 
 
 def cast(t: torch.Tensor, device: Any, dtype: torch.dtype | None) -> torch.Tensor | None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from . import backend, state
+from .threads import one_thread
 
 #: Storages up to this size are mirrored whatever they hold (scalars, RoPE frequencies, scales) ...
 SMALL_ANY = 1024
@@ -176,6 +177,21 @@ def compute(
     `writes` lists (position, name) of the arguments that `op` writes; `overwrites` says that it
     does not read them first (fill_, zero_, out=).
     """
+    with one_thread():
+        _compute(mirrors, op, writes, in_place, random, overwrites, args, kwargs, results)
+
+
+def _compute(
+    mirrors: Mirrors,
+    op: Callable[..., Any],
+    writes: list[tuple[int, str]],
+    in_place: bool,
+    random: bool,
+    overwrites: bool,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    results: list[torch.Tensor],
+) -> None:
     if not random:
         try:
             names = {name for _, name in writes}
