@@ -102,7 +102,7 @@ def _hidden_gpus() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """While PyTorch is imported: it makes objects by the million that all stay, and none is worth looking at."""
+    """While PyTorch is imported: it makes objects by the million, and all of them stay."""
     enabled = gc.isenabled()
     gc.disable()
     try:
