@@ -40,18 +40,26 @@ class Run:
 
 
 def on_host(architecture: Architecture, attention: str = "eager", *, dropout: bool = False) -> Run:
-    return _recorded(prepared(architecture, "cpu", attention, dropout=dropout), Recorder(), nullcontext())
+    return record_on_host(prepared(architecture, "cpu", attention, dropout=dropout))
 
 
 def on_card(architecture: Architecture, attention: str = "eager", *, dropout: bool = False) -> Run:
     """Inside a `VirtualGPU` block."""
+    return record_on_card(prepared(architecture, "cuda", attention, dropout=dropout))
+
+
+def record_on_host(program: Program) -> Run:
+    """Take the step, and the record of it."""
+    return _recorded(program, Recorder(), nullcontext())
+
+
+def record_on_card(program: Program) -> Run:
+    """The same inside a `VirtualGPU` block."""
     from hfgpu_magic.virtual import state
 
     card = Card(state.current())
     recorder = Recorder(card)
-    return _recorded(
-        prepared(architecture, "cuda", attention, dropout=dropout), recorder, card.watched(recorder)
-    )
+    return _recorded(program, recorder, card.watched(recorder))
 
 
 def prepared(architecture: Architecture, device: str, attention: str, *, dropout: bool = False) -> Program:

@@ -78,6 +78,8 @@ class Recorder(TorchDispatchMode):
         self.ops: list[Op] = []
         self.storages: list[Storage] = []
         self.deaths: list[Storage] = []
+        #: What was there before the program, tensor by tensor.
+        self.given: list[Storage] = []
         self._card = card
         self._alive: dict[int, Storage] = {}
         #: (identity, bytes) of what the virtual device allocated during the operation in progress.
@@ -94,9 +96,7 @@ class Recorder(TorchDispatchMode):
 
     def known(self, tensors: Any) -> None:
         """These were there before the program: parameters, buffers, the batch."""
-        for t in tree_iter(tensors):
-            if isinstance(t, torch.Tensor):
-                self._storage(t, -1)
+        self.given = [self._storage(t, -1) for t in tree_iter(tensors) if isinstance(t, torch.Tensor)]
 
     def view(self, t: torch.Tensor) -> View:
         """`t` as it is now."""

@@ -36,6 +36,13 @@ class Rules:
     groups: tuple[Group, ...]
     loose_strides: frozenset[str]
     operand_copy: frozenset[str]
+    composed: frozenset[str]
+
+    def may_hide(self, op: Op) -> bool:
+        """Whether the storages that `op` made beside its results are rightly there."""
+        if op.name in self.composed:
+            return True
+        return op.name in self.operand_copy and op.operands.issuperset(op.inner)
 
 
 @functools.cache
@@ -51,6 +58,7 @@ def reasons() -> list[tuple[str, str]]:
             (f"{g['name']}: {' '.join(g['real']) or '(nothing)'} / {' '.join(g['virtual'])}", g["reason"])
             for g in table["group"]
         ),
+        *((f"inside {' '.join(row['operations'])}", row["reason"]) for row in table["composed"]),
         *((f"strides of {row['operation']}", row["reason"]) for row in table["loose_strides"]),
         *(
             (f"copied arguments of {' '.join(row['operations'])}", row["reason"])
@@ -70,4 +78,5 @@ def rules() -> Rules:
         groups,
         loose_strides=frozenset(row["operation"] for row in table["loose_strides"]),
         operand_copy=frozenset(name for row in table["operand_copy"] for name in row["operations"]),
+        composed=frozenset(name for row in table["composed"] for name in row["operations"]),
     )
