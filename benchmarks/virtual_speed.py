@@ -3,7 +3,7 @@
     python benchmarks/virtual_speed.py [--rounds N] [--only ops,job,growth,small]
 
 * ops: microseconds per operation, beside PyTorch's own meta and fake tensors and real ones on the CPU;
-* job: one training step of a LoRA job with the shapes of Llama 3.1 8B (32 layers, r=16 on all linear layers,
+* job: a training step of a LoRA job with the shapes of Llama 3.1 8B (32 layers, r=16 on all linear layers,
   activation checkpointing, bf16 autocast, 2 x 1024 tokens), and the whole `hfgpu run` of it with its imports;
 * growth: the same step with other numbers of layers, sequences and tokens;
 * small: a model small enough to be trained for real on the CPU, beside that and beside a run on fake tensors.
@@ -79,6 +79,17 @@ def job(words: list[str], *, virtual: bool = True, steps: int = STEPS) -> Ran:
     return Ran(said["steps"][0], later, said["imports"], said["build"], whole, cpu, memory)
 
 
+def imports() -> Ran:
+    """What the job imports, in a bare Python: the floor of any run of it."""
+    words = "import torch, peft; from transformers import AutoConfig, AutoModelForCausalLM"
+    started = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-c", words], stderr=subprocess.DEVNULL)
+    _, _, used = os.wait4(child.pid, 0)
+    whole = time.perf_counter() - started
+    memory = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Ran(0, 0, whole, 0, whole, used.ru_utime + used.ru_stime, memory)
+
+
 def table(title: str, rows: dict[str, list[Ran]]) -> None:
     head = (
         f"{'first':>8}{'later':>8}{'least':>8}{'imports':>9}{'model':>8}{'whole':>8}{'CPU':>8}{'memory':>11}"
@@ -105,8 +116,12 @@ def rounds_of(n: int, configurations: dict[str, Callable[[], Ran]]) -> dict[str,
 
 
 def show_job(rounds: int) -> None:
-    rows = rounds_of(rounds, {"8 B LoRA, 32 layers, 2 x 1024": lambda: job(LLAMA)})
-    table(f"One LoRA step and the whole `hfgpu run` of {STEPS} steps", rows)
+    configurations = {
+        "8 B LoRA, 32 layers, 2 x 1024": lambda: job(LLAMA),
+        "the same, 2 steps": lambda: job(LLAMA, steps=2),
+        "its imports, in bare Python": imports,
+    }
+    table(f"One LoRA step and the whole `hfgpu run` of {STEPS} steps", rounds_of(rounds, configurations))
 
 
 def show_growth(rounds: int) -> None:
