@@ -185,6 +185,11 @@ def test_version() -> None:
     assert hfgpu("--version").stdout == f"hfgpu {__version__}\n"
 
 
+def interruptible() -> None:
+    """A job in the background inherits an ignored SIGINT, which Python then leaves ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class TestRun:
     @pytest.fixture(autouse=True)
     def _torch(self) -> None:
@@ -270,6 +275,7 @@ class TestRun:
         running = subprocess.Popen(
             [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", "t4", path],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=_environ({}),
+            preexec_fn=interruptible,  # noqa: PLW1509 - no threads here
         )  # fmt: skip
         assert running.stdout is not None
         assert running.stdout.readline() == "started\n"

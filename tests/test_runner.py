@@ -40,6 +40,11 @@ def _command(*words: str | Path, **environment: str) -> subprocess.CompletedProc
     )  # fmt: skip
 
 
+def interruptible() -> None:
+    """A job in the background inherits an ignored SIGINT, which Python then leaves ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class TestCommand:
     def test_a_program_that_fits(self, script: Script) -> None:
         path = script(
@@ -100,6 +105,7 @@ class TestCommand:
         with subprocess.Popen(
             [sys.executable, "-m", "hfgpu_magic", "run", "--gpu", "T4", str(path)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+            preexec_fn=interruptible,  # noqa: PLW1509 - no threads here
         ) as child:  # fmt: skip
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
