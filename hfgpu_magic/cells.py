@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
@@ -12,12 +12,38 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
-def as_function(shell: InteractiveShell, line: str, cell: str) -> Callable[[], None]:
+class Cell:
+    """A cell's code, to be called in the user's namespace."""
+
+    def __init__(self, shell: InteractiveShell, name: str, statements: CodeType, shown: CodeType) -> None:
+        self._shell = shell
+        self._name = name
+        self._code = (statements, shown)
+
+    def __call__(self) -> None:
+        for code in self._code:
+            exec(code, self._shell.user_ns)  # noqa: S102
+
+    def draw(self, error: BaseException) -> None:
+        """Leaves `error` with the lines IPython is to show for it: from the cell's frame inwards.
+
+        Only for an error that will be shown: what draws it keeps the frames, and with them the cell's
+        tensors, until Python next looks for circles.
+        """
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != self._name:
+            trace = trace.tb_next
+        formatter = self._shell.InteractiveTB
+        lines = list(formatter.structured_traceback(type(error), error, trace, tb_offset=0))
+        # IPython's protocol for exceptions that know how to show themselves.
+        error._render_traceback_ = lambda *_: lines  # type: ignore[attr-defined]
+
+
+def as_function(shell: InteractiveShell, line: str, cell: str) -> Cell:
     """The cell below a `%%magic` line as something to call, in the user's namespace.
 
     IPython's syntax works and a last expression is shown, as in any cell.  Line numbers count the
-    magic's own line, so they are those the editor shows.  An error that leaves the call carries its
-    traceback ready drawn, without a frame outside the cell's own, for whoever shows it later.
+    magic's own line, so they are those the editor shows.
 
     Raises `UsageError` where the cell is not Python.
     """
@@ -34,15 +60,7 @@ def as_function(shell: InteractiveShell, line: str, cell: str) -> Callable[[], N
         # Said by hand: IPython would show such an error with every frame of ours above it.
         raise UsageError(f"{type(e).__name__} in line {(e.lineno or 0) + 1} of the cell: {e.msg}.") from None
 
-    def run() -> None:
-        try:
-            exec(statements, shell.user_ns)  # noqa: S102
-            exec(shown, shell.user_ns)  # noqa: S102
-        except BaseException as error:
-            _draw(shell, error, name)
-            raise
-
-    return run
+    return Cell(shell, name, statements, shown)
 
 
 def as_python(shell: InteractiveShell, cell: str) -> str:
@@ -52,13 +70,3 @@ def as_python(shell: InteractiveShell, cell: str) -> str:
     # IPython drops empty lines at the start.
     empty = next((i for i, text in enumerate(lines) if text.strip()), len(lines))
     return "\n" * empty + body
-
-
-def _draw(shell: InteractiveShell, error: BaseException, name: str) -> None:
-    """Leaves `error` with the lines IPython is to show for it: from the cell's frame inwards."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename != name:
-        trace = trace.tb_next
-    lines = list(shell.InteractiveTB.structured_traceback(type(error), error, trace, tb_offset=0))
-    # IPython's protocol for exceptions that know how to show themselves.
-    error._render_traceback_ = lambda *_: lines  # type: ignore[attr-defined]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .live import CellBar
-    from .virtual.report import RunReport
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -56,8 +55,7 @@ class HfgpuMagics(Magics):
         def call(options: Namespace) -> None:
             from .devices.catalog import parse_gpus
 
-            if options.into and not options.into.isidentifier():
-                raise UsageError(f"--into needs a variable name, not {options.into!r}.")
+            _check_into(options)
             if options.gpu != AUTO:
                 parse_gpus(options.gpu)  # a wrong name is told before torch is imported
 
@@ -73,12 +71,13 @@ class HfgpuMagics(Magics):
     def gpumem(self, line: str, cell: str) -> None:
         def call(options: Namespace) -> None:
             from .cells import as_function, as_python
-            from .measured import run_measured
+            from .measured import measure
+            from .runner import let_go, run_on
 
-            if options.into and not options.into.isidentifier():
-                raise UsageError(f"--into needs a variable name, not {options.into!r}.")
+            _check_into(options)
             title = f"%%gpumem {line}"
-            report, error = run_measured(as_function(self.shell, title, cell))
+            execute = as_function(self.shell, title, cell)
+            report, error = run_on(measure(), execute)
             result: Any = report
             if options.compare:
                 from .apart import run_apart
@@ -86,11 +85,11 @@ class HfgpuMagics(Magics):
 
                 predicted = run_apart(title, as_python(self.shell, cell), gpu=report.gpu)
                 result = compare({"measured": report, "predicted": predicted})
-            if options.into:
-                self.shell.user_ns[options.into] = result
-            self._show(result, options)
+            self._keep(result, options)
             if error is not None and report.outcome == "error":
+                execute.draw(error)
                 raise error
+            let_go(error)
 
         _carry_out("mem", line, call)
 
@@ -112,6 +111,7 @@ class HfgpuMagics(Magics):
             self._keep(report, options, bar)
         # Running out is a result, told by the report; any other error stays the cell's own.
         if error is not None and report.outcome == "error":
+            execute.draw(error)
             raise error
         let_go(error)
 
@@ -124,10 +124,10 @@ class HfgpuMagics(Magics):
         if report.outcome == "error":
             raise HfgpuError(f"The cell failed with {report.error}; its traceback is above.")
 
-    def _keep(self, report: RunReport, options: Namespace, bar: CellBar | None = None) -> None:
+    def _keep(self, result: Any, options: Namespace, bar: CellBar | None = None) -> None:
         if options.into:
-            self.shell.user_ns[options.into] = report
-        self._show(report, options, bar)
+            self.shell.user_ns[options.into] = result
+        self._show(result, options, bar)
 
     @property
     def _in_terminal(self) -> bool:
@@ -169,6 +169,11 @@ class HfgpuMagics(Magics):
             bundle["text/html"] = result.to_html()
         if bar is None or not bar.replace(bundle):
             display(bundle, raw=True)
+
+
+def _check_into(options: Namespace) -> None:
+    if options.into and not options.into.isidentifier():
+        raise UsageError(f"--into needs a variable name, not {options.into!r}.")
 
 
 def _carry_out(verb: str, line: str, call: Callable[[Namespace], None]) -> None:

@@ -7,9 +7,8 @@ not know which of the two they run on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from .errors import VirtualGPUError
 from .virtual.report import CATEGORIES, DeviceUse, OutOfMemory, Peak, RunReport
@@ -32,9 +31,10 @@ def has_real_gpu() -> bool:
 class MeasuredGPU:
     """Measures the block's peak memory on CUDA device 0 of this process.
 
-    `report` has the figures `torch.cuda` recorded; `peak.device` is what the driver counted beyond what
-    was free before the block, plus what this process held already.  What filled the card is not known
-    from a measurement: every byte is "other".  Code that must be told apart runs on a virtual card.
+    `report` has the figures `torch.cuda` recorded.  `peak.device` is the highest reserved memory plus what
+    the driver counts for this process beside it at the end; where the driver does not tell processes apart
+    (WSL2, containers), everybody else's memory is in it.  What filled the card is not known from a
+    measurement: every byte is "other".
     """
 
     def __init__(self) -> None:
@@ -120,18 +120,6 @@ def measure() -> MeasuredGPU:
             "or %%gpurun T4 in a notebook, runs the same code on a virtual one."
         )
     return MeasuredGPU()
-
-
-def run_measured(execute: Callable[[], Any]) -> tuple[RunReport, BaseException | None]:
-    """Call `execute` on this machine's GPU; the report and the error that ended it, if any."""
-    card = measure()
-    error: BaseException | None = None
-    try:
-        with card:
-            execute()
-    except BaseException as caught:  # noqa: BLE001 - handed to the caller with the report
-        error = caught
-    return card.report, error
 
 
 def _process_memory() -> int:

@@ -101,8 +101,8 @@ def _hidden_gpus() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """While PyTorch is imported: it makes objects by the million, and all of them stay."""
+def uncollected() -> Iterator[None]:
+    """Without the collector of cycles, which is put back as it was."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -132,14 +132,14 @@ def run_callable(
         from .measured import MeasuredGPU, has_real_gpu
 
         if has_real_gpu():
-            return _inside(MeasuredGPU(), execute)
+            return run_on(MeasuredGPU(), execute)
         gpu = DEFAULT
-    with _uncollected():
+    with uncollected():  # importing PyTorch makes objects by the million, and all of them stay
         from .virtual.session import VirtualGPU
 
-    report, error = _inside(VirtualGPU(gpu, display=display), execute)
+    report, error = run_on(VirtualGPU(gpu, display=display), execute)
     if demand and report.outcome == "oom":
-        ample, _ = _inside(VirtualGPU(gpu, memory=_AMPLE, display=display), execute)
+        ample, _ = run_on(VirtualGPU(gpu, memory=_AMPLE, display=display), execute)
         if ample.outcome == "fits":
             report = replace(report, demand=ample.devices[0])
     return report, error
@@ -163,10 +163,10 @@ def run_cell(
     return report
 
 
-def _inside(
+def run_on(
     card: AbstractContextManager[Any], program: Callable[[], Any]
 ) -> tuple[RunReport, BaseException | None]:
-    """Run `program` in the block of a `VirtualGPU` or a `MeasuredGPU`."""
+    """Run `program` in the block of a `VirtualGPU` or a `MeasuredGPU`: the report, and what ended it."""
     error: BaseException | None = None
     try:
         with card:

@@ -220,3 +220,19 @@ def test_gpumem_without_a_gpu_says_so_in_a_sentence(shell: Any, capsys: pytest.C
     said = capsys.readouterr()
     assert "nothing to measure" in said.err + said.out
     assert "Traceback" not in said.err + said.out
+
+
+def test_gpumem_keeps_its_report_and_lets_a_failed_cell_go(
+    shell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual card in the measured one's place: the two are used alike."""
+    pytest.importorskip("torch")
+    from hfgpu_magic.virtual import VirtualGPU
+
+    monkeypatch.setattr("hfgpu_magic.measured.measure", lambda: VirtualGPU("T4"))
+    cell = "import torch, weakref\ndef fill():\n    held = torch.nn.Linear(2, 2)\n    global seen\n"
+    cell += "    seen = weakref.ref(held)\n    return torch.empty(2**40, device='cuda')\nfill()"
+    assert shell.run_cell(f"%%gpumem --into found\n{cell}").success
+    assert shell.user_ns["found"].outcome == "oom"
+    assert shell.user_ns["seen"]() is None
+    assert bundles(shell)[-1]["text/plain"].startswith("✗ Out of memory")

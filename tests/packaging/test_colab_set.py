@@ -40,8 +40,10 @@ done = [shell.run_cell(cell) for cell in cells]
 bad = shell.run_cell("%gpucheck --gpu t44")
 from hfgpu_magic.cells import as_function
 try:  # the part of %%gpurun that needs no torch: a cell's error is shown with the cell's lines only
-    as_function(shell, "%%gpurun t4", "answer = 6 * 7\\nanswer / 0\\n")()
+    cell = as_function(shell, "%%gpurun t4", "answer = 6 * 7\\nanswer / 0\\n")
+    cell()
 except ZeroDivisionError as e:
+    cell.draw(e)
     failed = "".join(e._render_traceback_())
 shell.run_cell("%unload_ext hfgpu_magic")
 print(json.dumps({
