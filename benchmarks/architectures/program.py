@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from hfgpu_magic.runner import uncollected
 
 from .recorder import Card, Recorder, View
 from .table import Architecture
@@ -76,24 +76,12 @@ def _moved(value: Any, device: str) -> Any:
 def _recorded(program: Program, recorder: Recorder, watched: AbstractContextManager[None]) -> Run:
     recorder.known([list(program.model.parameters()), list(program.model.buffers()), program.batch])
     program.recorder = recorder
-    with without_collection(), warnings.catch_warnings(), watched:
+    with uncollected(), warnings.catch_warnings(), watched:
         warnings.simplefilter("ignore")
         with recorder:
             step(program)
         recorder.finish()
     return Run(recorder, program.state)
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """When the collector of cycles runs is no property of the program."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def step(program: Program) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from .program import Run, prepared, step, without_collection
+from hfgpu_magic.runner import uncollected
+
+from .program import Run, prepared, step
 from .table import Architecture
 
 #: Storages up to this many bytes are not counted.
@@ -33,7 +35,7 @@ def on_host(architecture: Architecture, watched: Run, attention: str = "eager") 
             return []  # its list of events is not used; making it takes longer than the step
 
     program = prepared(architecture, "cpu", attention)
-    with without_collection(), warnings.catch_warnings():
+    with uncollected(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Profile(use_kineto=True, profile_memory=True) as seen:
             step(program)
@@ -82,7 +84,7 @@ def on_card(architecture: Architecture, watched: Run, attention: str = "eager") 
 
     device.tensor = counted  # type: ignore[method-assign, assignment]
     try:
-        with without_collection(), warnings.catch_warnings():
+        with uncollected(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             step(program)
     finally:

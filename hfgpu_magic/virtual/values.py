@@ -161,6 +161,7 @@ def is_random(op_name: str) -> bool:
     return any(part in op_name for part in _RANDOM)
 
 
+@one_thread()
 def compute(
     mirrors: Mirrors,
     op: Callable[..., Any],
@@ -177,21 +178,6 @@ def compute(
     `writes` lists (position, name) of the arguments that `op` writes; `overwrites` says that it
     does not read them first (fill_, zero_, out=).
     """
-    with one_thread():
-        _compute(mirrors, op, writes, in_place, random, overwrites, args, kwargs, results)
-
-
-def _compute(
-    mirrors: Mirrors,
-    op: Callable[..., Any],
-    writes: list[tuple[int, str]],
-    in_place: bool,
-    random: bool,
-    overwrites: bool,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    results: list[torch.Tensor],
-) -> None:
     if not random:
         try:
             names = {name for _, name in writes}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import backend, state
+from .. import backend
 
 _device = torch.device
 CUDA0 = _device("cuda", 0)
@@ -88,7 +88,3 @@ def gpu_index(d: Any = None) -> int:
     index = max(d, 0) if isinstance(d, int) else _device(d).index or 0
     check_index(index)
     return index
-
-
-def device() -> Any:
-    return state.current()
